@@ -1,0 +1,115 @@
+# Copyright (c) 2026, ballast.qemu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Outcomes as the modules return them: the one place that turns errors into results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from .guest import GuestStats, socket_name
+from .host import Host
+from .rollout import Outcome
+from .sizes import format_size
+
+_FAILED = ("refused", "failed", "stalled")
+_TOLD_MAX = 5
+
+
+def guest_result(outcome: Outcome) -> dict[str, Any]:
+    """Return one guest's entry of ``guests``."""
+    guest = outcome.guest
+    return {
+        "name": guest.name if guest else socket_name(outcome.socket),
+        "uuid": guest.uuid if guest else None,
+        "socket": outcome.socket,
+        "pid": guest.pid if guest else None,
+        "uid": guest.uid if guest else None,
+        "maximum": guest.maximum if guest else None,
+        "actual_before": guest.actual if guest else None,
+        "actual_after": outcome.actual_after,
+        "target": outcome.target,
+        "rss_before": guest.rss if guest else None,
+        "rss_after": outcome.rss_after,
+        "outcome": outcome.outcome,
+        "seconds": round(outcome.seconds, 3),
+        "error": {"code": outcome.error.code, "message": str(outcome.error)} if outcome.error else None,
+    }
+
+
+def guest_info(outcome: Outcome) -> dict[str, Any]:
+    """Return one guest's entry of the info module's ``guests``."""
+    guest = outcome.guest
+    stats = guest.stats if guest else None
+    age = stats.age(time.time()) if stats else None
+    return {
+        **guest_result(outcome),
+        "status": guest.status if guest else None,
+        "qemu_version": guest.qemu_version if guest else None,
+        "driver": guest.driver if guest else None,
+        "deflate_on_oom": guest.deflate_on_oom if guest else None,
+        "free_page_reporting": guest.free_page_reporting if guest else None,
+        "stats": _figures(stats),
+        "stats_age": None if age is None else round(age, 1),
+        "stats_interval": stats.interval if stats else None,
+    }
+
+
+def host_result(host: Host) -> dict[str, Any]:
+    """Return the info module's ``host``."""
+    return {"total": host.total, "available": host.available, "swap_used": host.swap_used, "pressure": host.pressure}
+
+
+def summarise(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Return ``summary``: how many guests, and the bytes that they gave up, got back, and that the host gained."""
+    moved = [
+        outcome.guest.actual - outcome.actual_after
+        for outcome in outcomes
+        if outcome.guest and outcome.guest.actual is not None and outcome.actual_after is not None
+    ]
+    return {
+        "guests": len(outcomes),
+        "changed": sum(outcome.changed for outcome in outcomes),
+        "failed": sum(outcome.outcome in _FAILED for outcome in outcomes),
+        "reclaimed": sum(change for change in moved if change > 0),
+        "returned": -sum(change for change in moved if change < 0),
+        "host_gain": sum(
+            outcome.guest.rss - outcome.rss_after
+            for outcome in outcomes
+            if outcome.guest and outcome.guest.rss is not None and outcome.rss_after is not None
+        ),
+    }
+
+
+def failure_message(outcomes: Sequence[Outcome]) -> str | None:
+    """Say which guests failed and why, or None when none did."""
+    failed = [outcome for outcome in outcomes if outcome.outcome in _FAILED and outcome.error]
+    if not failed:
+        return None
+    told = "; ".join(f"[{outcome.error.code}] {outcome.error}" for outcome in failed[:_TOLD_MAX] if outcome.error)
+    more = f"; and {len(failed) - _TOLD_MAX} more, see guests" if len(failed) > _TOLD_MAX else ""
+    others = len(outcomes) - len(failed)
+    served = f" (the other {others} were served)" if others else ""
+    return f"{len(failed)} of {len(outcomes)} guests failed{served}: {told}{more}"
+
+
+def difference(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return Ansible's diff: a line a guest that was reached, before and after."""
+    sides: dict[str, list[str]] = {"before": [], "after": []}
+    for outcome in outcomes:
+        if outcome.guest is None or outcome.guest.actual is None or outcome.actual_after is None:
+            continue
+        for side, size in (("before", outcome.guest.actual), ("after", outcome.actual_after)):
+            sides[side].append(f"{outcome.guest.name}: {format_size(size)}\n")
+    return {
+        "before_header": "guests' memory",
+        "after_header": "guests' memory",
+        "before": "".join(sides["before"]),
+        "after": "".join(sides["after"]),
+    }
+
+
+def _figures(stats: GuestStats | None) -> dict[str, int | None] | None:
+    return stats.figures if stats and stats.last_update else None

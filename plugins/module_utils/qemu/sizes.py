@@ -1,0 +1,79 @@
+# Copyright (c) 2026, ballast.qemu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sizes as people write them: ``512M``, ``1.5GiB``, ``536870912``, ``60%`` or ``max``, to bytes and back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from .constants import BALLOON_PAGE, MIB
+from .errors import OptionError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?) ?(%|[KMGT]iB|[KMGT]|)", re.IGNORECASE)
+_BYTES_MAX = (1 << 63) - 1  # the largest integer that QMP takes
+_HOW = "write a size like 512M, 1.5GiB or 536870912 (bytes), or a percentage of the guest's full memory like 60%"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A size that may depend on the guest: ``amount`` bytes, or ``amount`` times the guest's full memory."""
+
+    text: str
+    amount: Fraction
+    relative: bool
+
+    def resolve(self, maximum: int) -> int:
+        """Return bytes for a guest with ``maximum`` bytes, rounded up to the balloon's pages."""
+        exact = self.amount * maximum if self.relative else self.amount
+        return align_up(-(-exact.numerator // exact.denominator))
+
+
+def parse_size(text: str, option: str, *, zero: bool = False, full: bool = False) -> Size:
+    """Read a size as users write it.
+
+    ``option`` names the option in the message, ``zero`` allows 0 and ``full`` the word ``max``.
+    Raises OptionError for anything else; sizes of 2^63 bytes and more and percentages above 100 are errors as well.
+    """
+    word = text.strip()
+    if full and word.lower() == "max":
+        return Size(text=word, amount=Fraction(1), relative=True)
+    how = _HOW + (", or max" if full else "")
+    match = _SIZE.fullmatch(word)
+    if match is None:
+        raise OptionError(f"{option}: {_quoted(text)} is not a size; {how}")
+    number, unit = Fraction(match.group(1)), match.group(2).upper()
+    relative = unit == "%"
+    amount = number / 100 if relative else number * _UNITS[unit[:1]]
+    if amount == 0 and not zero:
+        raise OptionError(f"{option}: {_quoted(text)} would leave the guest nothing; {how}")
+    if relative and amount > 1:
+        raise OptionError(f"{option}: {_quoted(text)} is more than all of the guest's memory; percentages end at 100%")
+    if not relative and amount > _BYTES_MAX:
+        raise OptionError(f"{option}: {_quoted(text)} is beyond what QEMU can count; {how}")
+    return Size(text=word, amount=amount, relative=relative)
+
+
+def align_up(size: int) -> int:
+    """Return ``size`` bytes rounded up to the balloon's pages."""
+    return -(-size // BALLOON_PAGE) * BALLOON_PAGE
+
+
+def format_size(size: int) -> str:
+    """Return bytes for reading: ``160 MiB``, ``67.6 MiB``, ``1.5 GiB``, ``-4 KiB``."""
+    for unit, name in ((1 << 40, "TiB"), (1 << 30, "GiB"), (MIB, "MiB"), (1 << 10, "KiB")):
+        if abs(size) >= unit:
+            return f"{size / unit:.1f}".replace(".0", "") + f" {name}"
+    return f"{size} B"
+
+
+def option_size(size: int) -> str:
+    """Return a size that can be typed as an option and is not below ``size`` bytes: ``168M``."""
+    return f"{-(-size // MIB)}M"
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")
