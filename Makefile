@@ -36,7 +36,7 @@ lint: venv ## Check style, types, documentation and changelog
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --python-version 3.9 -p ansible_collections.ballast.qemu.plugins
-	$(BIN)/mypy -p tests.lab
+	$(BIN)/mypy -p tests
 	$(BIN)/ansible-lint --strict
 	$(BIN)/antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs all .
 	$(BIN)/antsibull-changelog lint
