@@ -58,7 +58,8 @@ rm -r /modules
 if [ "$LAB_TOUCHED" = yes ]; then
     mkdir /fill
     mount -t tmpfs -o size=100% fill /fill
-    dd if=/dev/zero of=/fill/zeros bs=1M count="$(awk '/^MemAvailable/ {{ print int($2 * 0.95 / 1024) }}' /proc/meminfo)" 2>/dev/null
+    mib=$(awk '/^MemAvailable/ {{ print int($2 * 0.95 / 1024) }}' /proc/meminfo)
+    dd if=/dev/zero of=/fill/zeros bs=1M count="$mib" 2>/dev/null
     umount /fill
 fi
 held_kib() {{

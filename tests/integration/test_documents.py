@@ -1,0 +1,83 @@
+# Copyright (c) 2026, ballast.qemu contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the README and the modules' examples tell people to type, typed: on guests of the names that they use."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ansible_collections.ballast.qemu.plugins.modules import qemu_balloon, qemu_balloon_info
+from tests.integration.conftest import ROOT, run_ansible
+from tests.lab import GuestSpec, Lab
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Lab]:
+    """The guests that the documents speak of."""
+    with Lab() as lab:
+        lab.up(GuestSpec("web1", 272), GuestSpec("web2", 272), GuestSpec("db1", 272), GuestSpec("build", 512))
+        yield lab
+
+
+def here(text: str, fleet: Lab) -> str:
+    """Turn the documents' hosts, folder, users and sizes into those of this machine."""
+    user = getpass.getuser()
+    text = text.replace("/run/vms", str(fleet.folder)).replace("hypervisors", "localhost")
+    text = re.sub(r"(expected_uid[:=] ?)(qemu|builder)", rf"\g<1>{user}", text)
+    return (
+        text.replace("become: true", "become: false").replace("target: 6G", "target: 224M").replace("floor: 4G", "floor: 128M")
+    )
+
+
+def fenced(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def run_tasks(tasks: str, fleet: Lab, folder: Path) -> None:
+    plays = yaml.safe_load(here(tasks, fleet))
+    if "hosts" not in plays[0]:
+        plays = [{"hosts": "localhost", "gather_facts": False, "tasks": plays}]
+    playbook = folder / "play.yml"
+    playbook.write_text(yaml.safe_dump(plays, sort_keys=False))
+    finished = run_ansible("ansible-playbook", playbook)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_readme_commands(fleet: Lab) -> None:
+    commands = [line.removeprefix("$ ") for block in fenced("console") for line in block.splitlines()]
+    assert len(commands) == 3
+    for command in commands:
+        finished = run_ansible(*(word for word in shlex.split(here(command, fleet)) if word != "-b"))
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert {fleet[name].actual() >> 20 for name in ("web1", "web2", "db1")} == {204}
+
+
+def test_readme_playbook(fleet: Lab, tmp_path: Path) -> None:
+    (playbook,) = fenced("yaml")
+    run_tasks(playbook, fleet, tmp_path)
+    assert fleet["web1"].actual() == fleet["web1"].full()
+
+
+def test_readme_links_and_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert f"\n{target}: " in makefile
+    for link, anchor in re.findall(r"\]\(([\w./]+)(?:#([\w-]+))?\)", README):
+        headings = re.findall(r"^#+ (.*)$", (ROOT / link).read_text(), re.MULTILINE)
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("module", [qemu_balloon, qemu_balloon_info], ids=["qemu_balloon", "qemu_balloon_info"])
+def test_examples(module: object, fleet: Lab, tmp_path: Path) -> None:
+    """``headroom: 512M`` is meant for guests of another size than these."""
+    run_tasks(str(vars(module)["EXAMPLES"]).replace("headroom: 512M", "headroom: 32M").replace("25%", "40%"), fleet, tmp_path)
