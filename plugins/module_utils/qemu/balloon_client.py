@@ -204,7 +204,7 @@ class BalloonClient:
 
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
-            message = json.loads(line, parse_int=_bounded_int)
+            message = _DECODER.decode(line.decode())
         except (ValueError, RecursionError):
             if not line.endswith(b"\n"):
                 raise DisconnectedError(f"{self.qmp_socket}: QEMU closed the connection in mid-sentence") from None
@@ -322,6 +322,9 @@ def _bounded_int(digits: str) -> int:
     if len(digits) > _INTEGER_DIGITS_MAX:
         raise ValueError("longer than any number that QEMU sends")
     return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_bounded_int)  # one for all: json.loads would build one for each message
 
 
 def _shorten(value: object) -> str:
