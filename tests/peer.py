@@ -20,9 +20,7 @@ from typing import Any
 
 MIB = 1 << 20
 DEVICE = "/machine/peripheral/balloon0"
-GREETING: dict[str, Any] = {
-    "QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}
-}
+GREETING = b'{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}, "capabilities": []}}\r\n'
 
 Json = dict[str, Any]
 
@@ -66,6 +64,7 @@ class ScriptedPeer:
         self._since = time.monotonic()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def __aenter__(self) -> ScriptedPeer:
         self._server = await asyncio.start_unix_server(self._serve, self.path)
@@ -77,6 +76,7 @@ class ScriptedPeer:
         if self._server is not None:
             self._server.close()
         self.hang_up()
+        await asyncio.gather(*filter(None, self._serving), return_exceptions=True)
 
     def hang_up(self) -> None:
         """Break all connections, as QEMU's end would."""
@@ -94,13 +94,14 @@ class ScriptedPeer:
         """Return the arguments of every ``command`` that came."""
         return [request.get("arguments", {}) for request in self.commands if request["execute"] == command]
 
-    async def wait_for(self, command: str) -> None:
-        """Wait until ``command`` has come."""
+    async def wait_for(self, command: str, times: int = 1) -> None:
+        """Wait until ``command`` has come so many times."""
         async with self._came:
-            await self._came.wait_for(lambda: bool(self.sent(command)))
+            await self._came.wait_for(lambda: len(self.sent(command)) >= times)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self._serving.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError):
             await self._send(writer, self.greeting)
             while line := await reader.readline():

@@ -54,11 +54,11 @@ def table(results: dict[str, Any]) -> str:
     returned = {guest["name"]: guest for guest in results["returned"]["guests"]}
     for guest in results["shrunk"]["guests"]:
         share = round(BAR * guest["actual_after"] / guest["actual_before"])
-        bar = "█" * share + "░" * (BAR - share)
+        drawn = "█" * share + "░" * (BAR - share)
         gain = guest["rss_before"] - guest["rss_after"]
         back = returned[guest["name"]]["actual_after"]
         rows.append(
-            f"{guest['name']:<8} {mib(guest['actual_before'])} {mib(guest['actual_after'])}   {bar}   {mib(gain, 11)}"
+            f"{guest['name']:<8} {mib(guest['actual_before'])} {mib(guest['actual_after'])}   {drawn}   {mib(gain, 11)}"
             f" {guest['seconds']:>6.2f}s {mib(back, 12)}"
         )
     summary, back = results["shrunk"]["summary"], results["returned"]["summary"]["returned"]

@@ -50,7 +50,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], str | int] | bool]] = {
 def parse_guest(text: str) -> GuestSpec:
     """Read NAME=MEMORY[,OPTION...]."""
     head, *options = text.split(",")
-    name, _, memory = head.partition("=")
+    name, _equals, memory = head.partition("=")
     fields: dict[str, Json] = {}
     try:
         for option in options:

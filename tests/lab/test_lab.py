@@ -231,7 +231,7 @@ def test_failed_up_leaves_the_rest(lab: Lab) -> None:
 def test_down_and_up_again() -> None:
     """A guest of the same name is a new one: it is ready when it says so itself, not when the old one did."""
     with Lab() as lab:
-        for _ in range(2):
+        for _time in range(2):
             (guest,) = lab.up(GuestSpec("again", 128))
             assert guest.console().count(READY) == 1
             assert guest.stats()["stat-total-memory"] > 64 * MIB
@@ -269,7 +269,7 @@ def test_interrupt_while_booting(tmp_path: Path) -> None:
         eventually(lambda: record.exists() and len(json.loads(record.read_text())["guests"]) == 2, "both are started")
         guests = [Process(**started["process"]) for started in json.loads(record.read_text())["guests"].values()]
         up.send_signal(signal.SIGINT)
-        _, complaint = up.communicate(timeout=30)
+        _output, complaint = up.communicate(timeout=30)
     assert up.returncode == 130
     assert complaint == "interrupted: the lab has ended\n"
     assert not any(guest.alive for guest in guests)
@@ -344,7 +344,7 @@ def test_concurrent_fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Two labs may fill one cache at once; afterwards it needs neither tools nor network."""
     monkeypatch.setenv("BALLAST_CACHE", str(tmp_path))
     command = [sys.executable, "-m", "tests.lab", "fetch"]
-    fetches = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
+    fetches = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _number in range(2)]
     assert [fetch.wait() for fetch in fetches] == [0, 0]
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert image().kernel.stat().st_size > MIB
