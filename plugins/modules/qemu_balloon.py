@@ -206,7 +206,8 @@ guests:
           description:
             - One of C(not_found), C(permission_denied), C(connection_refused), C(monitor_busy), C(untrusted_peer), C(symlink),
               C(unsafe_folder), C(not_a_socket), C(path_too_long), C(protocol_error), C(timeout), C(disconnected),
-              C(no_balloon), C(not_running), C(no_driver), C(below_floor), C(above_maximum), C(unsafe_target).
+              C(no_balloon), C(not_running), C(no_driver), C(below_floor), C(above_maximum), C(unsafe_target); C(failed) for
+              anything else.
           type: str
         message:
           description: What happened and what to do next.

@@ -282,6 +282,13 @@ class TestHostilePeer:
             await asyncio.wait_for(client.wait_event(60), 5)
             assert await client.query() == 256
 
+    async def test_a_flood_of_events_is_no_reason_to_ask_in_one(self, folder: Path) -> None:
+        event = b'{"event": "BALLOON_CHANGE", "data": {"actual": 4096}}\r\n'
+        reply = b'{"return": {"actual": 268435456}}\r\n'
+        async with conversation(folder, answers={"query-balloon": reply + event}) as (peer, client):
+            waited = await client.wait_for_actual(64 * MIB, timeout=0.5)
+            assert len(peer.sent("query-balloon")) <= waited.seconds / constants.POLL_SECONDS_MIN + 2
+
     async def test_a_stall_and_a_timeout_are_told_apart(self, folder: Path) -> None:
         async with conversation(folder, speed=20 * MIB) as (peer, client):
             await client.set_actual(64 * MIB)

@@ -306,7 +306,7 @@ async def test_a_socket_that_was_left_behind(folder: Path) -> None:
         await verified(folder / "vm.qmp")
 
 
-@pytest.mark.parametrize("name", ["vm.qmp", "no/vm.qmp", "file/vm.qmp"])
+@pytest.mark.parametrize("name", ["vm.qmp", "no/vm.qmp", "file/vm.qmp", "vm\0.qmp"])
 async def test_nothing_there(folder: Path, name: str) -> None:
     (folder / "file").touch()
     with pytest.raises(SocketNotFoundError):

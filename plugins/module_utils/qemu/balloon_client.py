@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Coroutine
 from typing import Any
 
 from .constants import (
@@ -26,12 +25,14 @@ from .constants import (
     DEFAULT_MEMORY_MB,
     MESSAGE_BYTES_MAX,
     MIB,
+    POLL_SECONDS_MIN,
     STALL_SECONDS,
     TIMEOUT_SECONDS_MIN,
 )
 from .convergence import Convergence, ProgressWatch
 from .errors import AnswerTimeoutError, BalloonError, CommandError, DisconnectedError, NoBalloonError
 from .socket_auth import Peer, VerifiedReader, connect_and_verify
+from .waiting import to_the_end, within
 
 _NO_BALLOON = ("DeviceNotActive", "KVMMissingCap")
 _INTEGER_DIGITS_MAX = 20  # 2^64 - 1; longer ones only cost time
@@ -91,12 +92,12 @@ class BalloonClient:
                 raise BalloonError(f"QMP capabilities failed: {_shorten(response['error'])} ({self.qmp_socket})")
             self._connected = True
         except BaseException:
-            await _to_the_end(self._hang_up())
+            await to_the_end(self._hang_up())
             raise
 
     async def close(self) -> None:
         """Close the connection; may be called twice."""
-        await _to_the_end(self._hang_up())
+        await to_the_end(self._hang_up())
 
     async def _hang_up(self) -> None:
         writer, read = self._writer, self._pending_read
@@ -109,7 +110,7 @@ class BalloonClient:
             writer.close()
             # However the connection ends, it is over.
             with contextlib.suppress(OSError, asyncio.TimeoutError):
-                await asyncio.wait_for(writer.wait_closed(), CLOSE_TIMEOUT_SECONDS)
+                await within(CLOSE_TIMEOUT_SECONDS, writer.wait_closed())
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class BalloonClient:
                 return await self._read_reply(request_id, command, _deadline(timeout))
             except BaseException:
                 # Its reply could still come and be taken for the next one's.
-                await _to_the_end(self._hang_up())
+                await to_the_end(self._hang_up())
                 raise
 
     async def _read_reply(self, request_id: str | None, command: str, deadline: float) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class BalloonClient:
             raise DisconnectedError(f"Not connected to the monitor {self.qmp_socket}")
         late = AnswerTimeoutError(f"{self.qmp_socket}: no answer to {command} in time; QEMU hangs or its host is overloaded")
         try:
-            await asyncio.wait_for(self._writer.drain(), _left(deadline))
+            await within(_left(deadline), self._writer.drain())
         except asyncio.TimeoutError:
             raise late from None
         except OSError as error:
@@ -167,7 +168,7 @@ class BalloonClient:
                 raise late
             if "event" in message or message.get("id", request_id) != request_id:
                 continue
-            if "return" in message or isinstance(message.get("error"), dict):
+            if isinstance(message.get("error"), dict) or ("return" in message and "error" not in message):
                 return message
             raise self._protocol_error(f"its answer to {command} is neither a result nor an error")
         raise self._protocol_error(f"it talks without end and never answers {command}")
@@ -177,7 +178,11 @@ class BalloonClient:
         if self._turn is None:
             raise DisconnectedError(f"Not connected to the monitor {self.qmp_socket}")
         async with self._turn:
-            await self._read_message(_deadline(timeout))
+            try:
+                await self._read_message(_deadline(timeout))
+            except BalloonError:
+                await to_the_end(self._hang_up())
+                raise
 
     async def _read_message(self, deadline: float) -> dict[str, Any] | None:
         """Read one JSON object, or return None at the deadline: the read then goes on and serves the next call."""
@@ -257,6 +262,8 @@ class BalloonClient:
             if watch.reached or watch.stalled or now - start >= timeout:
                 return Convergence(actual=actual, reached=watch.reached, stalled=watch.stalled, seconds=now - start)
             await self.wait_event(min(watch.pause, timeout - (now - start)))
+            # Events may come in a flood; that is no reason to ask in one.
+            await asyncio.sleep(max(0.0, now + POLL_SECONDS_MIN - clock()))
 
     def _actual(self, returned: Any) -> int:
         actual = returned.get("actual") if isinstance(returned, dict) else None
@@ -296,20 +303,6 @@ class BalloonClient:
         await self.set_target(target_mb, timeout)
 
 
-async def _to_the_end(cleanup: Coroutine[Any, Any, None]) -> None:
-    """Finish a clean-up although its caller is cancelled, again and again if need be; then let the cancellation go on."""
-    task = asyncio.ensure_future(cleanup)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
-
-
 def _deadline(timeout: float) -> float:
     return asyncio.get_running_loop().time() + timeout
 
@@ -327,8 +320,13 @@ def _bounded_int(digits: str) -> int:
 _DECODER = json.JSONDecoder(parse_int=_bounded_int)  # one for all: json.loads would build one for each message
 
 
+def printable(text: str) -> str:
+    """Return a text from the other side with what could act on a terminal replaced."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def _shorten(value: object) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(value))
+    text = printable(str(value))
     return text if len(text) <= _DESCRIPTION_MAX else text[:_DESCRIPTION_MAX] + "..."
 
 

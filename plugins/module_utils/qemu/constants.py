@@ -29,6 +29,9 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 COMMAND_TIMEOUT_SECONDS = 10.0
 """For QEMU's answer to one command; its main loop can be held up by a busy host."""
 
+READ_TIMEOUT_SECONDS = 20.0
+"""For all the answers that it takes to know a guest; 2 ms are usual."""
+
 CLOSE_TIMEOUT_SECONDS = 1.0
 """For a connection to go away once it is closed."""
 
@@ -37,6 +40,9 @@ STATS_TIMEOUT_SECONDS = 3.0
 
 STALL_SECONDS = 5.0
 """Without progress for so long, a guest has stalled."""
+
+LAST_STRETCH_SECONDS = 0.5
+"""For a guest that is within tolerance of its target to come to rest."""
 
 POLL_SECONDS_MIN = 0.02
 POLL_SECONDS_MAX = 0.1

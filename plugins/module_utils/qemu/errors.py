@@ -33,8 +33,6 @@ class InterruptedRunError(QemuError):
 class SocketAuthError(QemuError):
     """The socket gave no verified connection. No byte was written to it."""
 
-    code = "untrusted_peer"
-
 
 class UntrustedPeerError(SocketAuthError):
     """The process behind the socket runs as somebody else.

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from .balloon_client import BalloonClient
+from .balloon_client import BalloonClient, printable
 from .constants import STATS_TIMEOUT_SECONDS
 from .errors import BalloonError, CommandError, NoBalloonError, QemuError
 from .host import process_rss
+from .waiting import to_the_end, within
 
 _UNSET = (1 << 64) - 1  # a counter that the driver does not report
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -41,6 +42,7 @@ _MIGRATING = frozenset(
 _POLLING = "guest-stats-polling-interval"
 _POLLING_SECONDS = 2  # for the run; the device asks at once whatever the interval is, and again should that get lost
 _STATS_PAUSE_SECONDS = 0.03
+_PUT_BACK_SECONDS = 3.0
 _FRESH_INTERVALS = 3
 _FRESH_SECONDS_MAX = 60
 _NAME_MAX = 200
@@ -158,23 +160,28 @@ async def read_fresh_stats(client: BalloonClient, device: str | None) -> GuestSt
     stats = await read_stats(client, device)
     if stats is None or device is None:
         return None
+    # Whole seconds: figures of this very second may have been pushed an instant before they were asked for.
+    now = int(time.time())
     if stats.interval:
-        return await _await_stats(client, device, min(_FRESH_INTERVALS * stats.interval, _FRESH_SECONDS_MAX))
-    await _set_polling(client, device, _POLLING_SECONDS)
+        return await _await_stats(client, device, now - min(_FRESH_INTERVALS * stats.interval, _FRESH_SECONDS_MAX))
     try:
-        # Whole seconds: figures of this very second may have been pushed an instant before they were asked for.
-        return await _await_stats(client, device, 0)
+        await _set_polling(client, device, _POLLING_SECONDS)
+        return await _await_stats(client, device, now)
     finally:
         # When the monitor is gone there is nothing to put back, and that error is on its way already.
-        with contextlib.suppress(QemuError):
-            if await _property(client, device, _POLLING) == _POLLING_SECONDS:
-                await _set_polling(client, device, 0)
+        with contextlib.suppress(QemuError, asyncio.TimeoutError):
+            await to_the_end(within(_PUT_BACK_SECONDS, _put_back(client, device)))
 
 
-async def _await_stats(client: BalloonClient, device: str, age_max: float) -> GuestStats | None:
+async def _put_back(client: BalloonClient, device: str) -> None:
+    await client.connect()  # broken off in the middle of a command, the old connection is closed
+    if await _property(client, device, _POLLING) == _POLLING_SECONDS:
+        await _set_polling(client, device, 0)
+
+
+async def _await_stats(client: BalloonClient, device: str, oldest: int) -> GuestStats | None:
     clock = asyncio.get_running_loop().time
     end = clock() + STATS_TIMEOUT_SECONDS
-    oldest = int(time.time()) - age_max
     while True:
         stats = await read_stats(client, device)
         if stats is None or oldest <= stats.last_update <= time.time() + 1:
@@ -197,7 +204,11 @@ async def _maximum(client: BalloonClient) -> int:
     if not summary.get("plugged-memory"):
         return base
     devices = await client.execute("query-memory-devices")
-    dimms = [device.get("data") for device in devices if isinstance(device, dict) and device.get("type") == "dimm"]
+    dimms = [
+        device.get("data")
+        for device in (devices if isinstance(devices, list) else [])
+        if isinstance(device, dict) and device.get("type") == "dimm"
+    ]
     return base + sum(_size(dimm.get("size")) or 0 for dimm in dimms if isinstance(dimm, dict))
 
 
@@ -241,14 +252,14 @@ async def _property(client: BalloonClient, device: str | None, name: str) -> Any
 async def _name(client: BalloonClient) -> str:
     answer = await client.execute("query-name")
     name = answer.get("name") if isinstance(answer, dict) else None
-    return name[:_NAME_MAX] if isinstance(name, str) and name else socket_name(client.qmp_socket)
+    return printable(name[:_NAME_MAX]) if isinstance(name, str) and name else socket_name(client.qmp_socket)
 
 
 def _text(answer: Any, key: str) -> str:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, str):
         raise BalloonError(f"QEMU's answer holds no {key}")
-    return value[:_NAME_MAX]
+    return printable(value[:_NAME_MAX])
 
 
 def _size(value: Any) -> int | None:

@@ -101,6 +101,8 @@ def check_socket(path: str, option: str) -> None:
             f"{option}: {path[:100]!r} is not an absolute path. Only UNIX sockets are served:"
             " a TCP monitor proves nobody's identity"
         )
+    if os.path.basename(path) in ("", ".", ".."):
+        raise OptionError(f"{option}: {path[:100]!r} does not end in a socket's name")
 
 
 def _check_distinct(sockets: Sequence[str], option: str) -> None:

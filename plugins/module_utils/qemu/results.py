@@ -85,10 +85,12 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def failure_message(outcomes: Sequence[Outcome]) -> str | None:
     """Say which guests failed and why, or None when none did."""
-    failed = [outcome for outcome in outcomes if outcome.outcome in _FAILED and outcome.error]
+    failed = [outcome for outcome in outcomes if outcome.outcome in _FAILED]
     if not failed:
         return None
-    told = "; ".join(f"[{outcome.error.code}] {outcome.error}" for outcome in failed[:_TOLD_MAX] if outcome.error)
+    told = "; ".join(
+        f"[{outcome.error.code}] {outcome.error}" if outcome.error else outcome.socket for outcome in failed[:_TOLD_MAX]
+    )
     more = f"; and {len(failed) - _TOLD_MAX} more, see guests" if len(failed) > _TOLD_MAX else ""
     others = len(outcomes) - len(failed)
     served = f" (the other {others} were served)" if others else ""

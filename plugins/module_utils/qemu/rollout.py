@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from .balloon_client import BalloonClient
 from .constants import (
     CONNECT_TIMEOUT_SECONDS,
+    LAST_STRETCH_SECONDS,
     MIB,
     OPEN_GUESTS_MAX,
+    READ_TIMEOUT_SECONDS,
     SLOWEST_BYTES_PER_SECOND,
     TIMEOUT_SECONDS_MIN,
 )
 from .convergence import Convergence
-from .errors import NoBalloonError, QemuError, RefusedError, StalledError
+from .errors import AnswerTimeoutError, CommandError, NoBalloonError, QemuError, RefusedError, StalledError
 from .guest import Guest, read_fresh_stats, read_guest
 from .host import process_rss
 from .sizes import align_up, format_size, option_size
 from .targets import Aim, Request, guard_headroom, take_aim
+from .waiting import to_the_end, within
 
 _GAIN_NOISE = 16 * MIB  # QEMU's own memory comes and goes by as much during a move
 _TAKE_BACK_SECONDS = 3.0  # for leaving an orderly guest behind when the run ends early
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,95 +60,97 @@ class Outcome:
 
 
 async def read_guests(targets: Sequence[tuple[str, int]], timeout: float) -> list[Outcome]:
-    """Read the guests behind ``(socket, expected uid)``, ``timeout`` seconds for the connection and for each answer."""
-
-    async def visit(target: tuple[str, int]) -> Outcome:
-        socket, expected_uid = target
-        start = _now()
-        guest = None
-        error: QemuError | None = None
-        client = BalloonClient(socket, expected_uid)
-        try:
-            await client.connect(timeout)
-            guest = await asyncio.wait_for(read_guest(client), timeout)
-            # A guest without a balloon has been read well; that it has none is what there is to say.
-            error = NoBalloonError(f"{guest.name} has no balloon device") if guest.actual is None else None
-        except QemuError as caught:
-            error = caught
-        except asyncio.TimeoutError:
-            error = StalledError(f"{socket}: QEMU answers too slowly to be read within {timeout:g} s")
-        finally:
-            await client.close()
-        return Outcome(
-            socket=socket,
-            outcome="failed" if guest is None else "unchanged",
-            seconds=_now() - start,
-            guest=guest,
-            actual_after=guest.actual if guest else None,
-            rss_after=guest.rss if guest else None,
-            error=error,
-        )
-
-    return await _at_once(targets, visit, lambda target: target[0])
+    """Read the guests behind ``(socket, expected uid)``, ``timeout`` seconds for the connection and again for the answers."""
+    return await _at_once([_Reading(socket, expected_uid, timeout) for socket, expected_uid in targets])
 
 
 async def bring_to_targets(requests: Sequence[Request], manner: Manner) -> list[Outcome]:
     """Bring guests to their targets and return what came of each, in the order of the requests."""
-    return await _at_once(requests, lambda request: _Visit(request, manner).run(), lambda request: request.socket)
+    return await _at_once([_Move(request, manner) for request in requests])
 
 
-async def _at_once(
-    items: Sequence[Item], visit: Callable[[Item], Awaitable[Outcome]], socket: Callable[[Item], str]
-) -> list[Outcome]:
+async def _at_once(visits: Sequence[_Visit]) -> list[Outcome]:
     room = asyncio.Semaphore(OPEN_GUESTS_MAX)
 
-    async def guarded(item: Item) -> Outcome:
+    async def admit(visit: _Visit) -> Outcome:
         async with room:
-            return await visit(item)
+            return await visit.run()
 
-    # Exceptions are kept apart so that no visit is torn out of its work by another one's end.
-    ended = await asyncio.gather(*(guarded(item) for item in items), return_exceptions=True)
-    return [_foreseen(end, socket(item)) for item, end in zip(items, ended)]
+    # Exceptions are kept apart so that at an interrupt no visit is torn out of its clean-up by another one's end.
+    ended = await asyncio.gather(*map(admit, visits), return_exceptions=True)
+    return [_outcome(end) for end in ended]
 
 
-def _foreseen(end: Outcome | BaseException, socket: str) -> Outcome:
-    """Turn what a visit broke on, unlike any error that we know, into its outcome."""
-    if isinstance(end, Outcome):
-        return end
-    if not isinstance(end, Exception):
+def _outcome(end: Outcome | BaseException) -> Outcome:
+    if isinstance(end, BaseException):
         raise end
-    error = QemuError(f"{socket}: unforeseen {type(end).__name__}: {end}. Please report this")
-    return Outcome(socket=socket, outcome="failed", seconds=0.0, error=error)
+    return end
 
 
-class _Visit:
-    """One guest's way to its target; what is known of it grows on the way and ends as its Outcome."""
+class _Visit(ABC):
+    """One guest's visit; what is known of the guest grows on the way and ends as its Outcome."""
 
-    def __init__(self, request: Request, manner: Manner) -> None:
-        self._request = request
-        self._manner = manner
-        self._client = BalloonClient(request.socket, request.expected_uid)
-        self._known = Outcome(socket=request.socket, outcome="failed", seconds=0.0)
+    def __init__(self, socket: str, expected_uid: int) -> None:
+        self._client = BalloonClient(socket, expected_uid)
+        self._known = Outcome(socket=socket, outcome="failed", seconds=0.0)
 
     async def run(self) -> Outcome:
         start = _now()
         try:
-            await self._client.connect(CONNECT_TIMEOUT_SECONDS)
-            await self._bring()
+            await self._work()
         except (RefusedError, NoBalloonError) as error:
-            self._learn(outcome="refused", error=error)
+            self._learn(outcome="failed" if self._known.changed else "refused", error=error)
         except QemuError as error:
             self._learn(outcome="failed", error=error)
+        except Exception as error:  # noqa: BLE001 - what a hostile monitor may still break must not cost the others
+            told = f"{self._known.socket}: unforeseen {type(error).__name__}: {error}. Please report this"
+            self._learn(outcome="failed", error=QemuError(told))
         finally:
             await self._client.close()
         return replace(self._known, seconds=_now() - start)
 
+    @abstractmethod
+    async def _work(self) -> None: ...
+
+    async def _read(self, connect_timeout: float, read_timeout: float) -> Guest:
+        await self._client.connect(connect_timeout)
+        try:
+            guest = await within(read_timeout, read_guest(self._client))
+        except asyncio.TimeoutError:
+            raise AnswerTimeoutError(
+                f"{self._known.socket}: QEMU answers too slowly to be read within {read_timeout:g} s"
+            ) from None
+        self._learn(guest=guest, actual_after=guest.actual, rss_after=guest.rss)
+        return guest
+
     def _learn(self, **facts: object) -> None:
         self._known = replace(self._known, **facts)  # type: ignore[arg-type]
 
-    async def _bring(self) -> None:
-        guest = await read_guest(self._client)
-        self._learn(guest=guest, actual_after=guest.actual, rss_after=guest.rss)
+
+class _Reading(_Visit):
+    """A visit that only looks."""
+
+    def __init__(self, socket: str, expected_uid: int, timeout: float) -> None:
+        super().__init__(socket, expected_uid)
+        self._timeout = timeout
+
+    async def _work(self) -> None:
+        guest = await self._read(self._timeout, self._timeout)
+        # A guest without a balloon has been read well; that it has none is what there is to say.
+        none = NoBalloonError(f"{guest.name} has no balloon device") if guest.actual is None else None
+        self._learn(outcome="unchanged", error=none)
+
+
+class _Move(_Visit):
+    """A visit that brings the guest to its target."""
+
+    def __init__(self, request: Request, manner: Manner) -> None:
+        super().__init__(request.socket, request.expected_uid)
+        self._request = request
+        self._manner = manner
+
+    async def _work(self) -> None:
+        guest = await self._read(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
         self._learn(target=self._request.target.resolve(guest.maximum))
         aim = take_aim(guest, self._request)
         if not aim.move:
@@ -159,15 +161,25 @@ class _Visit:
         if self._manner.check:
             self._learn(outcome="would_change", actual_after=aim.target, rss_after=None, changed=True)
             return
-        await self._client.set_actual(aim.target)
-        # From here on the target stands in QEMU, whatever becomes of us.
-        self._learn(changed=True)
+        await self._send(aim)
         if not self._manner.wait:
             self._learn(outcome="pending", actual_after=await self._client.query_actual())
             return
         try:
             await self._pursue(guest, aim)
-        except (QemuError, asyncio.CancelledError):
+        except BaseException:
+            await self._leave_orderly()
+            raise
+
+    async def _send(self, aim: Aim) -> None:
+        # From here on the target may stand in QEMU, whatever becomes of us.
+        self._learn(changed=True)
+        try:
+            await self._client.set_actual(aim.target)
+        except (CommandError, NoBalloonError):
+            self._learn(changed=False)
+            raise
+        except BaseException:
             await self._leave_orderly()
             raise
 
@@ -183,6 +195,8 @@ class _Visit:
         ended = await self._client.wait_for_actual(aim.target, aim.tolerance, self._patience(aim))
         actual = ended.actual
         if ended.reached:
+            # Within tolerance it may still be moving; what is reported should be where it ends.
+            actual = (await self._client.wait_for_actual(aim.target, 0, LAST_STRETCH_SECONDS)).actual
             self._learn(outcome="converged")
         else:
             actual, end = await self._give_up(aim, ended.actual)
@@ -190,7 +204,7 @@ class _Visit:
         self._learn(
             actual_after=actual,
             rss_after=process_rss(guest.pid),
-            changed=abs(actual - aim.actual) > aim.tolerance or (not ended.reached and self._manner.on_stall == "keep"),
+            changed=ended.reached or self._manner.on_stall == "keep" or abs(actual - aim.actual) > aim.tolerance,
         )
         warning = _no_gain(guest, actual, self._known.rss_after)
         if warning:
@@ -225,7 +239,7 @@ class _Visit:
             return
         # When even that fails, the first error is the one to tell.
         with contextlib.suppress(QemuError, asyncio.TimeoutError):
-            await asyncio.wait_for(self._reconnect_and_settle(), _TAKE_BACK_SECONDS)
+            await to_the_end(within(_TAKE_BACK_SECONDS, self._reconnect_and_settle()))
 
     async def _reconnect_and_settle(self) -> None:
         await self._client.connect(_TAKE_BACK_SECONDS)

@@ -36,15 +36,17 @@ async def _interruptible(work: Coroutine[Any, Any, Result]) -> Result:
             task.cancel()
         received.append(number)
 
-    for number in _ENDING:
+    heeded = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    for number in heeded:
         loop.add_signal_handler(number, end, number)
     try:
         return await task
     except asyncio.CancelledError:
         name = received[0].name if received else "a cancellation"
         raise InterruptedRunError(
-            f"interrupted by {name}; every guest was left where it had got to, with no unreachable target. Run the task again"
+            f"interrupted by {name}; guests that were waited for were left where they had got to (with on_stall=keep, on their"
+            " way). Run the task again to finish the job"
         ) from None
     finally:
-        for number in _ENDING:
+        for number in heeded:
             loop.remove_signal_handler(number)

@@ -40,7 +40,8 @@ from .errors import (
     UnsafeFolderError,
     UntrustedPeerError,
 )
-from .users import describe_user, user_name
+from .users import describe_user, is_mapped, user_name
+from .waiting import within
 
 _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -90,7 +91,7 @@ async def connect_and_verify(
                 f" that only {user_name(expected_uid)} or root can write to"
             )
         writer = await _greeter(name, sock, listener, timeout)
-        if writer.uid != expected_uid:
+        if writer.uid != expected_uid or not is_mapped(writer.uid):
             raise _untrusted(name, "is served by", writer, expected_uid)
         return await _streams(sock, writer)
     except BaseException:
@@ -121,7 +122,7 @@ def _locate(path: str, expected_uid: int) -> _Location:
             entry = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
                 status = os.fstat(entry)
-                hazard = hazard or _hazard(here, os.fstat(folder), status, trusted)
+                hazard = hazard or _hazard(here, os.fstat(folder), status, trusted, access_list=_has_access_list(folder))
                 if stat.S_ISLNK(status.st_mode):
                     links += 1
                     if not pending or links > _LINKS_MAX:
@@ -146,6 +147,8 @@ def _locate(path: str, expected_uid: int) -> _Location:
         raise NotASocketError(f"{path} is a folder, not a socket. Name the UNIX socket of QEMU's -qmp option")
     except OSError as error:
         raise _path_error(path, error) from None
+    except ValueError:
+        raise SocketNotFoundError(f"{path!r} cannot be a path") from None
     finally:
         os.close(folder)
 
@@ -159,7 +162,7 @@ def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _hazard(here: str, folder: os.stat_result, entry: os.stat_result, trusted: set[int]) -> str | None:
+def _hazard(here: str, folder: os.stat_result, entry: os.stat_result, trusted: set[int], *, access_list: bool) -> str | None:
     """Say who besides the trusted users can exchange ``entry`` in ``folder``, or None."""
     if folder.st_uid not in trusted:
         return f"the folder {here} belongs to {describe_user(folder.st_uid)}"
@@ -169,9 +172,18 @@ def _hazard(here: str, folder: os.stat_result, entry: os.stat_result, trusted: s
         return None
     if folder.st_mode & stat.S_IWOTH:
         return f"everybody can write to the folder {here}"
+    if folder.st_mode & stat.S_IWGRP and access_list:
+        return f"users of an access list can write to the folder {here}"
     if folder.st_mode & stat.S_IWGRP and not _private_group(folder):
         return f"the group {_group_name(folder.st_gid)} can write to the folder {here}"
     return None
+
+
+def _has_access_list(folder: int) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(f"/proc/self/fd/{folder}")
+    except OSError:
+        return False
 
 
 def _private_group(folder: os.stat_result) -> bool:
@@ -209,7 +221,10 @@ def _path_error(path: str, error: OSError) -> SocketAuthError:
 
 
 def _connect(path: str, location: int) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise _path_error(path, error) from None
     try:
         sock.setblocking(False)
         # Before connecting: what is written earlier would come without its writer's credentials.
@@ -260,7 +275,7 @@ async def _greeter(path: str, sock: socket.socket, listener: Peer, timeout: floa
 
     loop.add_reader(sock, wake)
     try:
-        await asyncio.wait_for(readable, timeout)
+        await within(timeout, readable)
     except asyncio.TimeoutError:
         raise MonitorBusyError(
             f"{path}: no greeting from {_describe(listener)} within {timeout:g} s: the monitor serves another client, or its"
@@ -282,7 +297,7 @@ async def _greeter(path: str, sock: socket.socket, listener: Peer, timeout: floa
 
 
 def _untrusted(path: str, verb: str, peer: Peer, expected_uid: int) -> UntrustedPeerError:
-    known = peer.uid != _NO_UID
+    known = peer.uid != _NO_UID and is_mapped(peer.uid)
     advice = (
         f"If QEMU is meant to run as that user, set expected_uid to {user_name(peer.uid)}"
         if known

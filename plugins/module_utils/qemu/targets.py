@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .constants import MIB
 from .errors import (
     AboveMaximumError,
     BelowFloorError,
@@ -52,12 +53,12 @@ def take_aim(guest: Guest, request: Request) -> Aim:
     if guest.actual is None:
         raise NoBalloonError(f"{guest.name} has no balloon device. Start QEMU with -device virtio-balloon to move its memory")
     target = request.target.resolve(guest.maximum)
-    floor = request.floor.resolve(guest.maximum)
+    floor = min(request.floor.resolve(guest.maximum), guest.maximum)
     tolerance = request.tolerance.resolve(guest.maximum)
     if target < floor:
         raise BelowFloorError(
             f"{guest.name}: {format_size(target)} is below the floor of {format_size(floor)}; too small a target kills a guest."
-            f" The lowest target is {option_size(floor)}, unless you lower the floor"
+            f" The lowest target is {_typed(floor, guest.maximum)}, unless you lower the floor"
         )
     if target > guest.maximum:
         raise AboveMaximumError(
@@ -96,10 +97,18 @@ def guard_headroom(name: str, aim: Aim, stats: GuestStats | None, actual: int) -
     lowest = actual - available + aim.headroom
     if aim.target < lowest:
         advice = (
-            f"the lowest target that would do is {option_size(lowest)}" if lowest < actual else "it has no memory to spare now"
+            f"the lowest target that would do is {_typed(lowest, actual)}"
+            if lowest < actual
+            else "it has no memory to spare now"
         )
         raise UnsafeTargetError(
             f"{name} uses {format_size(actual - available)} of its {format_size(actual)}; {format_size(aim.target)} would not"
             f" leave it {format_size(aim.headroom)} of headroom: {advice}"
         )
     return None
+
+
+def _typed(lowest: int, most: int) -> str:
+    """Return a size to type that is not below ``lowest`` bytes, in MiB where that is not beyond ``most``."""
+    typed = option_size(lowest)
+    return typed if lowest + MIB <= most else str(lowest) if lowest <= most else "max"

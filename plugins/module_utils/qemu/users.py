@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pwd
+from pathlib import Path
 
 from .errors import OptionError
 
@@ -40,3 +41,14 @@ def describe_user(uid: int) -> str:
     """Return ``nobody (uid 65534)``, or ``uid 4711`` for a user without a name."""
     name = user_name(uid)
     return f"uid {uid}" if name == str(uid) else f"{name} (uid {uid})"
+
+
+def is_mapped(uid: int) -> bool:
+    """Tell whether the number names a user here: in a user namespace one number stands for all that it does not know."""
+    try:
+        ranges = [
+            [int(word) for word in line.split()] for line in Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+        ]
+    except (OSError, ValueError):
+        return True
+    return any(first <= uid < first + count for first, _outside, count in ranges)
