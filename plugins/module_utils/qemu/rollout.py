@@ -29,7 +29,8 @@ from .sizes import align_up, format_size, option_size
 from .targets import Aim, Request, guard_headroom, take_aim
 from .waiting import to_the_end, within
 
-_GAIN_NOISE = 16 * MIB  # QEMU's own memory comes and goes by as much during a move
+_OWN_MEMORY = 128 * MIB  # of a QEMU process, besides its guest's
+_TOO_LITTLE_TO_TELL = 32 * MIB  # QEMU's own memory comes and goes during a move
 _TAKE_BACK_SECONDS = 3.0  # for leaving an orderly guest behind when the run ends early
 
 
@@ -266,14 +267,14 @@ def _stalled(name: str, aim: Aim, ended: Convergence, end: str) -> StalledError:
 def _no_gain(guest: Guest, actual: int, rss_after: int | None) -> str | None:
     """Warn when a guest gave memory up and its process kept it.
 
-    What the process held beyond the guest's new size must have been among what the guest gave up; untouched memory,
-    which the host never had to find, is not expected back.
+    What the process held beyond the guest's new size and its own needs must have been among what the guest gave up;
+    untouched memory, which the host never had to find, is not expected back.
     """
     if guest.actual is None or guest.rss is None or rss_after is None or actual >= guest.actual:
         return None
-    expected = min(guest.actual - actual, guest.rss - actual)
+    expected = min(guest.actual - actual, guest.rss - actual - _OWN_MEMORY)
     gained = guest.rss - rss_after
-    if expected <= 2 * _GAIN_NOISE or gained >= expected // 4:
+    if expected <= _TOO_LITTLE_TO_TELL or gained >= expected // 4:
         return None
     return (
         f"{guest.name} gave up {format_size(guest.actual - actual)}, but its process gave the host"
