@@ -59,6 +59,8 @@ class ScriptedPeer:
         self._came = asyncio.Condition()
         self.polling = 0
         self.stats_at = 1
+        self._available = maximum - used
+        self._pushed = 0.0
         self.target = maximum
         self._start = maximum
         self._since = time.monotonic()
@@ -169,15 +171,21 @@ class ScriptedPeer:
 
     def _do_qom_get(self, arguments: Json) -> Any:
         if arguments["property"] == "guest-stats":
-            if self.polling:
-                self.stats_at = int(time.time())
-            figures = {"stat-available-memory": self.actual - self.used, "stat-free-memory": (1 << 64) - 1}
+            if self.polling and time.monotonic() - self._pushed >= self.polling:
+                self._push()
+            figures = {"stat-available-memory": self._available, "stat-free-memory": (1 << 64) - 1}
             return {"stats": figures, "last-update": self.stats_at}
         return self.polling if arguments["property"] == "guest-stats-polling-interval" else False
 
     def _do_qom_set(self, arguments: Json) -> Json:
+        if arguments["value"] and not self.polling:
+            self._push()
         self.polling = arguments["value"]
         return {}
+
+    def _push(self) -> None:
+        """Tell statistics, as the driver does when it is asked."""
+        self._available, self.stats_at, self._pushed = self.actual - self.used, int(time.time()), time.monotonic()
 
 
 async def _serve_many(folder: Path, count: int) -> None:

@@ -63,7 +63,8 @@ options:
       - Memory that must stay available inside a guest that shrinks. A target that would cut into it is refused with
         C(unsafe_target) and the lowest target that would do.
       - Judged by statistics that the guest's driver gives at this moment. Where their polling is off it is switched on while
-        they are read, in check mode too, and put back after that.
+        they are read, in check mode too, and put back after that. An interval that somebody else has set is left alone and
+        waited for, up to a minute.
       - A guest that gives no statistics is guarded by O(floor) alone, and a warning says so.
       - A size, or a percentage of the guest's full memory. V(0) switches the check off.
     type: str
@@ -105,11 +106,15 @@ attributes:
     description: Shows each guest's memory before and after.
     support: full
   idempotent:
-    description: A guest within O(tolerance) of its target is left alone.
+    description:
+      - A guest within O(tolerance) of its target is left alone. QEMU does not tell whether another target stands there, one
+        that was set without waiting, kept after a stall, or given to a paused guest; see the notes.
     support: full
 seealso:
   - module: ballast.qemu.qemu_balloon_info
 notes:
+  - Where a target was left standing (O(wait=false), O(on_stall=keep), or another tool), wait for the guest to come to rest
+    before asking for another size.
   - While the module works it holds the guests' monitors; QEMU serves one client a monitor.
   - After SIGTERM, SIGINT or SIGHUP every guest is left where it has got to, with no unreachable target.
 """
@@ -206,8 +211,8 @@ guests:
           description:
             - One of C(not_found), C(permission_denied), C(connection_refused), C(monitor_busy), C(untrusted_peer), C(symlink),
               C(unsafe_folder), C(not_a_socket), C(path_too_long), C(protocol_error), C(timeout), C(disconnected),
-              C(no_balloon), C(not_running), C(no_driver), C(below_floor), C(above_maximum), C(unsafe_target); C(failed) for
-              anything else.
+              C(no_balloon), C(same_guest), C(not_running), C(no_driver), C(below_floor), C(above_maximum), C(unsafe_target);
+              C(failed) for anything else.
           type: str
         message:
           description: What happened and what to do next.

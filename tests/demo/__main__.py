@@ -56,7 +56,7 @@ def table(results: dict[str, Any]) -> str:
         share = round(BAR * guest["actual_after"] / guest["actual_before"])
         drawn = "█" * share + "░" * (BAR - share)
         gain = guest["rss_before"] - guest["rss_after"]
-        back = returned[guest["name"]]["actual_after"]
+        back = returned[guest["name"]]["actual_after"] - returned[guest["name"]]["actual_before"]
         rows.append(
             f"{guest['name']:<8} {mib(guest['actual_before'])} {mib(guest['actual_after'])}   {drawn}   {mib(gain, 11)}"
             f" {guest['seconds']:>6.2f}s {mib(back, 12)}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,22 @@ def test_readme_playbook(fleet: Lab, tmp_path: Path) -> None:
     (playbook,) = fenced("yaml")
     run_tasks(playbook, fleet, tmp_path)
     assert fleet["web1"].actual() == fleet["web1"].full()
+
+
+def test_readme_installation(fleet: Lab, tmp_path: Path) -> None:
+    """Built and installed as it says, into an empty home, and used from another folder."""
+    (block,) = [block for block in fenced("sh") if "make build" in block]
+    tools = Path(sys.executable).parent
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tools}:{os.environ['PATH']}"}
+    environment.pop("ANSIBLE_COLLECTIONS_PATH", None)
+    subprocess.run(["sh", "-ec", block], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=120)
+    installed = tmp_path / ".ansible/collections/ansible_collections/ballast/qemu"
+    assert not {"tests", "Makefile", "pyproject.toml", ".dev", ".ci", "ansible.cfg"} & {
+        path.name for path in installed.iterdir()
+    }
+    command = [tools / "ansible", "localhost", "-m", "ballast.qemu.qemu_balloon_info", "-a", f"socket={fleet.folder}/*.qmp"]
+    finished = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def test_readme_links_and_targets() -> None:

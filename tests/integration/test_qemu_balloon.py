@@ -55,6 +55,8 @@ def test_shrinks_then_leaves_alone(plain: Guest) -> None:
     assert (summary["reclaimed"], summary["returned"]) == (96 * MIB, 0)
     assert summary["host_gain"] == first.guest["rss_before"] - first.guest["rss_after"]
 
+    assert "mem-lock" not in first.text
+
     second = balloon(socket=plain.socket, target="160M")
     assert second.ok
     assert not second.results["changed"]
@@ -176,9 +178,20 @@ def test_a_busy_guest_keeps_its_headroom(busy: Guest) -> None:
 
 
 def test_somebody_elses_polling_interval_is_left_alone(busy: Guest) -> None:
-    busy.qmp("qom-set", **INTERVAL, value=7)
+    busy.qmp("qom-set", **INTERVAL, value=2)
     assert balloon(socket=busy.socket, target="160M").guest["error"]["code"] == "unsafe_target"
-    assert busy.qmp("qom-get", **INTERVAL) == 7
+    assert busy.qmp("qom-get", **INTERVAL) == 2
+
+
+def test_old_figures_do_not_count_as_room(busy: Guest) -> None:
+    """While somebody else polls now and then, shrinking step by step must not eat up the headroom."""
+    busy.qmp("qom-set", **INTERVAL, value=4)
+    stats = busy.stats()
+    used = 256 * MIB - stats["stat-available-memory"]
+    room = used // MIB + 60
+    assert balloon(socket=busy.socket, target=f"{room + 2}M", headroom="56M").guest["outcome"] == "converged"
+    refused = balloon(socket=busy.socket, target=f"{room - 20}M", headroom="56M").guest
+    assert refused["error"]["code"] == "unsafe_target"
 
 
 def test_guests_that_cannot_answer_are_refused_and_the_rest_served(lab: Lab, plain: Guest) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import Any
 
@@ -51,6 +52,17 @@ def test_a_guest_that_was_reached() -> None:
     assert (result["maximum"], result["actual_before"], result["actual_after"]) == (256 * MIB, 256 * MIB, 160 * MIB)
     assert (result["target"], result["rss_before"], result["rss_after"]) == (160 * MIB, 300 * MIB, 200 * MIB)
     assert (result["outcome"], result["seconds"], result["error"]) == ("converged", 1.235, None)
+
+
+def test_odd_names_become_text() -> None:
+    """A socket's name is any bytes; a result must be text that no terminal acts on."""
+    odd = os.fsdecode(b"a\xff\n\x1b[31m")
+    result = guest_result(lost(odd))
+    message = failure_message([lost(odd)])
+    assert message is not None
+    for text in (result["name"], result["socket"], result["error"]["message"], message):
+        text.encode()
+        assert text.isprintable()
 
 
 def test_a_guest_that_was_not() -> None:
@@ -111,7 +123,7 @@ def test_nothing_failed() -> None:
 @pytest.mark.parametrize("result", ["refused", "stalled", "failed"])
 def test_who_failed_and_why(result: str) -> None:
     message = failure_message([outcome(), outcome(result, error=StalledError("web2 stopped short"))])
-    assert message == "1 of 2 guests failed (the other 1 were served): [timeout] web2 stopped short"
+    assert message == "1 of 2 guests failed (the rest is well): [timeout] web2 stopped short"
 
 
 @pytest.mark.parametrize("result", ["refused", "stalled", "failed"])

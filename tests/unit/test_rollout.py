@@ -157,6 +157,22 @@ class TestStalls:
             assert outcome.actual_after == peer.target == peer.actual == 256 * MIB
             assert "returned to 256 MiB" in str(outcome.error)
 
+    async def test_a_target_within_tolerance_but_out_of_reach_is_taken_back(self, folder: Path) -> None:
+        async with ScriptedPeer(folder / "vm.qmp", reserve=180 * MIB) as peer:
+            [outcome] = await bring(request("160M", peer.path, tolerance="30M"))
+            assert (outcome.outcome, outcome.actual_after) == ("converged", 180 * MIB)
+            assert peer.target == 180 * MIB
+
+    async def test_a_guest_that_is_paused_on_its_way_is_said_to_be(self, folder: Path) -> None:
+        async with ScriptedPeer(folder / "vm.qmp", reserve=200 * MIB) as peer:
+            ended = asyncio.ensure_future(bring_one(peer, "160M"))
+            await peer.wait_for("balloon")
+            peer.answers["query-status"] = {"return": {"status": "paused", "running": False}}
+            outcome = await ended
+            assert outcome.outcome == "stalled"
+            assert "paused now" in str(outcome.error)
+            assert "reserve" not in str(outcome.error)
+
     async def test_keep_leaves_the_target_standing(self, folder: Path) -> None:
         async with ScriptedPeer(folder / "vm.qmp", reserve=200 * MIB) as peer:
             outcome = await bring_one(peer, "160M", on_stall="keep")
@@ -207,6 +223,8 @@ class TestBrokenOff:
             peer.answers["query-balloon"] = None
             outcome = await asyncio.wait_for(ended, 5)
             assert (outcome.outcome, code(outcome), outcome.changed) == ("failed", "timeout", True)
+            assert outcome.actual_after is None  # nobody knows
+            assert "may still stand" in " ".join(outcome.warnings)
 
     async def test_a_qemu_that_hangs_for_a_while(self, folder: Path) -> None:
         peer = ScriptedPeer(folder / "vm.qmp", speed=SLOW)
@@ -408,6 +426,17 @@ class TestManyAtOnce:
             assert a.sent("balloon") == []
 
 
+class TestOneGuestTwice:
+    UUID = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0f9"
+
+    async def test_over_a_second_monitor_it_is_refused(self, folder: Path) -> None:
+        answers = {"query-uuid": {"return": {"UUID": self.UUID}}}
+        async with ScriptedPeer(folder / "a.qmp", answers=answers) as a, ScriptedPeer(folder / "b.qmp", answers=answers) as b:
+            outcomes = await bring(request("160M", a.path), request("170M", b.path))
+            assert sorted(code(outcome) or "" for outcome in outcomes) == ["", "same_guest"]
+            assert len(a.sent("balloon") + b.sent("balloon")) == 1
+
+
 class TestWarnings:
     @pytest.mark.parametrize("answers", [{"qom-get": FAILING}, {"qom-list": {"return": []}}])
     async def test_a_guest_without_statistics(self, folder: Path, answers: dict[str, Any]) -> None:
@@ -415,7 +444,7 @@ class TestWarnings:
             outcome = await bring_one(peer, "160M")
             assert outcome.outcome == "converged"
             [warning] = outcome.warnings
-            assert "web1 gives no statistics" in warning
+            assert "web1 gives no fresh statistics" in warning
 
     async def test_no_headroom_no_statistics_needed(self, folder: Path) -> None:
         async with ScriptedPeer(folder / "vm.qmp", answers={"qom-get": FAILING}) as peer:

@@ -313,6 +313,11 @@ async def test_nothing_there(folder: Path, name: str) -> None:
         await verified(folder / name)
 
 
+async def test_a_pattern_that_fits_nothing_is_said_to_be_one(folder: Path) -> None:
+    with pytest.raises(SocketNotFoundError, match="no socket fits"):
+        await verified(folder / "*.qmp")
+
+
 async def test_a_silent_peer_is_busy_and_waited_for_no_longer_than_asked(folder: Path) -> None:
     with listening(folder / "vm.qmp"):
         start = time.monotonic()

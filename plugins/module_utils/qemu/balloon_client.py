@@ -32,6 +32,7 @@ from .constants import (
 from .convergence import Convergence, ProgressWatch
 from .errors import AnswerTimeoutError, BalloonError, CommandError, DisconnectedError, NoBalloonError
 from .socket_auth import Peer, VerifiedReader, connect_and_verify
+from .texts import printable
 from .waiting import to_the_end, within
 
 _NO_BALLOON = ("DeviceNotActive", "KVMMissingCap")
@@ -89,7 +90,9 @@ class BalloonClient:
             self._writer.write(b'{"execute": "qmp_capabilities"}\n')
             response = await self._read_reply(None, "qmp_capabilities", _deadline(timeout))
             if "error" in response:
-                raise BalloonError(f"QMP capabilities failed: {_shorten(response['error'])} ({self.qmp_socket})")
+                raise BalloonError(
+                    f"QMP capabilities failed: {printable(str(response['error']), _DESCRIPTION_MAX)} ({self.qmp_socket})"
+                )
             self._connected = True
         except BaseException:
             await to_the_end(self._hang_up())
@@ -224,10 +227,10 @@ class BalloonClient:
     def _command_error(self, command: str, error: dict[str, Any]) -> BalloonError:
         error_class = str(error.get("class"))
         if error_class in _NO_BALLOON:
-            return NoBalloonError(
-                f"{self.qmp_socket}: the guest has no balloon device. Start QEMU with -device virtio-balloon to move its memory"
-            )
-        return CommandError(f"{self.qmp_socket}: QEMU refused {command}: {_shorten(error.get('desc'))}", error_class)
+            return NoBalloonError(f"the guest behind {self.qmp_socket}")
+        return CommandError(
+            f"{self.qmp_socket}: QEMU refused {command}: {printable(str(error.get('desc')), _DESCRIPTION_MAX)}", error_class
+        )
 
     # --- the balloon, in bytes -----------------------------------------------------------------------------------------
 
@@ -318,16 +321,6 @@ def _bounded_int(digits: str) -> int:
 
 
 _DECODER = json.JSONDecoder(parse_int=_bounded_int)  # one for all: json.loads would build one for each message
-
-
-def printable(text: str) -> str:
-    """Return a text from the other side with what could act on a terminal replaced."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def _shorten(value: object) -> str:
-    text = printable(str(value))
-    return text if len(text) <= _DESCRIPTION_MAX else text[:_DESCRIPTION_MAX] + "..."
 
 
 def _version(greeting: dict[str, Any]) -> str | None:

@@ -36,13 +36,13 @@ CLOSE_TIMEOUT_SECONDS = 1.0
 """For a connection to go away once it is closed."""
 
 STATS_TIMEOUT_SECONDS = 3.0
-"""For a guest to push the statistics it was just asked for; 0.15 s is usual."""
+"""For a guest to push the statistics it was asked for; 0.15 s is usual."""
 
 STALL_SECONDS = 5.0
 """Without progress for so long, a guest has stalled."""
 
 LAST_STRETCH_SECONDS = 0.5
-"""For a guest that is within tolerance of its target to come to rest."""
+"""Without progress for so long, a guest within tolerance of its target is at rest."""
 
 POLL_SECONDS_MIN = 0.02
 POLL_SECONDS_MAX = 0.1

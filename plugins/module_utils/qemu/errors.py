@@ -132,9 +132,12 @@ class DisconnectedError(BalloonError):
 
 
 class NoBalloonError(BalloonError):
-    """The guest has no balloon device."""
+    """The guest, called ``name`` in the message, has no balloon device."""
 
     code = "no_balloon"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has no balloon device. Start QEMU with -device virtio-balloon to move its memory")
 
 
 # --- what a guest did or must not be asked to do -------------------------------------------------------------------------
@@ -148,6 +151,12 @@ class StalledError(QemuError):
 
 class RefusedError(QemuError):
     """The target was refused and the guest left as it was."""
+
+
+class SameGuestError(RefusedError):
+    """Another socket of the task leads to the same guest."""
+
+    code = "same_guest"
 
 
 class NotRunningError(RefusedError):

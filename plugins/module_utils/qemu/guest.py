@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import time
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from .balloon_client import BalloonClient, printable
+from .balloon_client import BalloonClient
 from .constants import STATS_TIMEOUT_SECONDS
 from .errors import BalloonError, CommandError, NoBalloonError, QemuError
 from .host import process_rss
+from .texts import printable
 from .waiting import to_the_end, within
 
 _UNSET = (1 << 64) - 1  # a counter that the driver does not report
@@ -40,11 +42,10 @@ _MIGRATING = frozenset(
     ]
 )
 _POLLING = "guest-stats-polling-interval"
-_POLLING_SECONDS = 2  # for the run; the device asks at once whatever the interval is, and again should that get lost
+_POLLING_SECONDS = 1  # for the run; the device asks at once whatever the interval is, and again should that get lost
 _STATS_PAUSE_SECONDS = 0.03
 _PUT_BACK_SECONDS = 3.0
-_FRESH_INTERVALS = 3
-_FRESH_SECONDS_MAX = 60
+_INTERVAL_MAX = 60  # seconds; a longer one is not waited for
 _NAME_MAX = 200
 
 
@@ -100,7 +101,7 @@ class Guest:
 
 def socket_name(path: str) -> str:
     """Return what a guest is called while its own name is not known: ``web1`` for ``/run/vms/web1.qmp``."""
-    return PurePath(path).stem or path
+    return printable(path if glob.has_magic(path) else PurePath(path).stem or path)
 
 
 async def read_guest(client: BalloonClient) -> Guest:
@@ -154,19 +155,19 @@ async def read_stats(client: BalloonClient, device: str | None) -> GuestStats | 
 async def read_fresh_stats(client: BalloonClient, device: str | None) -> GuestStats | None:
     """Return statistics of this moment, or None from a guest that gives none.
 
-    Where polling is off it is on for as long as this takes. An interval that somebody set is left alone: then figures of
-    the last few intervals are fresh, of the last minute at most.
+    They are held against ``actual``, so only an update from after this call will do. Where polling is off it is on for as
+    long as this takes. An interval that somebody set is left alone and waited for, up to a minute.
     """
     stats = await read_stats(client, device)
     if stats is None or device is None:
         return None
-    # Whole seconds: figures of this very second may have been pushed an instant before they were asked for.
-    now = int(time.time())
+    if stats.interval > _INTERVAL_MAX:
+        return None
     if stats.interval:
-        return await _await_stats(client, device, now - min(_FRESH_INTERVALS * stats.interval, _FRESH_SECONDS_MAX))
+        return await _await_update(client, device, stats.last_update, stats.interval)
     try:
         await _set_polling(client, device, _POLLING_SECONDS)
-        return await _await_stats(client, device, now)
+        return await _await_update(client, device, stats.last_update, _POLLING_SECONDS)
     finally:
         # When the monitor is gone there is nothing to put back, and that error is on its way already.
         with contextlib.suppress(QemuError, asyncio.TimeoutError):
@@ -179,12 +180,14 @@ async def _put_back(client: BalloonClient, device: str) -> None:
         await _set_polling(client, device, 0)
 
 
-async def _await_stats(client: BalloonClient, device: str, oldest: int) -> GuestStats | None:
+async def _await_update(client: BalloonClient, device: str, previous: int, interval: int) -> GuestStats | None:
+    """Wait for the next update. Their times count whole seconds, so only another one than before proves that it is new."""
     clock = asyncio.get_running_loop().time
-    end = clock() + STATS_TIMEOUT_SECONDS
+    begun = int(time.time())
+    end = clock() + interval + STATS_TIMEOUT_SECONDS
     while True:
         stats = await read_stats(client, device)
-        if stats is None or oldest <= stats.last_update <= time.time() + 1:
+        if stats is None or (stats.last_update != previous and begun <= stats.last_update <= time.time() + 1):
             return stats
         if clock() >= end:
             return None
@@ -252,14 +255,14 @@ async def _property(client: BalloonClient, device: str | None, name: str) -> Any
 async def _name(client: BalloonClient) -> str:
     answer = await client.execute("query-name")
     name = answer.get("name") if isinstance(answer, dict) else None
-    return printable(name[:_NAME_MAX]) if isinstance(name, str) and name else socket_name(client.qmp_socket)
+    return printable(name, _NAME_MAX) if isinstance(name, str) and name else socket_name(client.qmp_socket)
 
 
 def _text(answer: Any, key: str) -> str:
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, str):
         raise BalloonError(f"QEMU's answer holds no {key}")
-    return printable(value[:_NAME_MAX])
+    return printable(value, _NAME_MAX)
 
 
 def _size(value: Any) -> int | None:

@@ -16,6 +16,8 @@ from .sizes import parse_size
 from .targets import Request
 from .users import parse_user
 
+_TIMEOUT_MAX = 1_000_000
+
 SOCKET_OPTION: dict[str, Any] = {"type": "list", "elements": "path"}
 EXPECTED_UID_OPTION: dict[str, Any] = {"type": "str"}
 
@@ -65,8 +67,8 @@ def parse_expected_uid(text: str | None) -> int:
 
 def parse_timeout(seconds: int | None) -> float | None:
     """Return seconds, or None for the default. Raises OptionError for what is not positive."""
-    if seconds is not None and seconds <= 0:
-        raise OptionError(f"timeout: {seconds} is not positive; give whole seconds")
+    if seconds is not None and not 0 < seconds <= _TIMEOUT_MAX:
+        raise OptionError(f"timeout: give whole seconds, from 1 to {_TIMEOUT_MAX}")
     return None if seconds is None else float(seconds)
 
 
@@ -96,11 +98,10 @@ def expand_sockets(patterns: Sequence[str]) -> list[str]:
 
 def check_socket(path: str, option: str) -> None:
     """Raise OptionError for what cannot be a socket's path."""
+    if ":" in path and not path.startswith("/"):
+        raise OptionError(f"{option}: {path[:100]!r}: only UNIX sockets are served; a TCP monitor proves nobody's identity")
     if not path.startswith("/") or "\0" in path:
-        raise OptionError(
-            f"{option}: {path[:100]!r} is not an absolute path. Only UNIX sockets are served:"
-            " a TCP monitor proves nobody's identity"
-        )
+        raise OptionError(f"{option}: {path[:100]!r} is not the absolute path of a QMP socket, like /run/vms/web1.qmp")
     if os.path.basename(path) in ("", ".", ".."):
         raise OptionError(f"{option}: {path[:100]!r} does not end in a socket's name")
 

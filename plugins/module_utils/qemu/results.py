@@ -13,6 +13,7 @@ from .guest import GuestStats, socket_name
 from .host import Host
 from .rollout import Outcome
 from .sizes import format_size
+from .texts import printable
 
 _FAILED = ("refused", "failed", "stalled")
 _TOLD_MAX = 5
@@ -24,7 +25,7 @@ def guest_result(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": guest.name if guest else socket_name(outcome.socket),
         "uuid": guest.uuid if guest else None,
-        "socket": outcome.socket,
+        "socket": printable(outcome.socket),
         "pid": guest.pid if guest else None,
         "uid": guest.uid if guest else None,
         "maximum": guest.maximum if guest else None,
@@ -35,7 +36,7 @@ def guest_result(outcome: Outcome) -> dict[str, Any]:
         "rss_after": outcome.rss_after,
         "outcome": outcome.outcome,
         "seconds": round(outcome.seconds, 3),
-        "error": {"code": outcome.error.code, "message": str(outcome.error)} if outcome.error else None,
+        "error": {"code": outcome.error.code, "message": printable(str(outcome.error))} if outcome.error else None,
     }
 
 
@@ -89,12 +90,14 @@ def failure_message(outcomes: Sequence[Outcome]) -> str | None:
     if not failed:
         return None
     told = "; ".join(
-        f"[{outcome.error.code}] {outcome.error}" if outcome.error else outcome.socket for outcome in failed[:_TOLD_MAX]
+        printable(f"[{outcome.error.code}] {outcome.error}" if outcome.error else outcome.socket)
+        for outcome in failed[:_TOLD_MAX]
     )
     more = f"; and {len(failed) - _TOLD_MAX} more, see guests" if len(failed) > _TOLD_MAX else ""
-    others = len(outcomes) - len(failed)
-    served = f" (the other {others} were served)" if others else ""
-    return f"{len(failed)} of {len(outcomes)} guests failed{served}: {told}{more}"
+    if len(outcomes) == 1:
+        return told
+    rest = "" if len(failed) == len(outcomes) else " (the rest is well)"
+    return f"{len(failed)} of {len(outcomes)} guests failed{rest}: {told}{more}"
 
 
 def difference(outcomes: Sequence[Outcome]) -> dict[str, str]:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from .balloon_client import BalloonClient
 from .constants import (
@@ -22,7 +22,15 @@ from .constants import (
     TIMEOUT_SECONDS_MIN,
 )
 from .convergence import Convergence
-from .errors import AnswerTimeoutError, CommandError, NoBalloonError, QemuError, RefusedError, StalledError
+from .errors import (
+    AnswerTimeoutError,
+    CommandError,
+    NoBalloonError,
+    QemuError,
+    RefusedError,
+    SameGuestError,
+    StalledError,
+)
 from .guest import Guest, read_fresh_stats, read_guest
 from .host import process_rss
 from .sizes import align_up, format_size, option_size
@@ -40,7 +48,7 @@ class Manner:
 
     wait: bool
     timeout: float | None
-    on_stall: str  # settle, rollback or keep
+    on_stall: Literal["settle", "rollback", "keep"]
     check: bool
 
 
@@ -67,7 +75,8 @@ async def read_guests(targets: Sequence[tuple[str, int]], timeout: float) -> lis
 
 async def bring_to_targets(requests: Sequence[Request], manner: Manner) -> list[Outcome]:
     """Bring guests to their targets and return what came of each, in the order of the requests."""
-    return await _at_once([_Move(request, manner) for request in requests])
+    served: dict[tuple[int | None, str], str] = {}
+    return await _at_once([_Move(request, manner, served) for request in requests])
 
 
 async def _at_once(visits: Sequence[_Visit]) -> list[Outcome]:
@@ -138,20 +147,22 @@ class _Reading(_Visit):
     async def _work(self) -> None:
         guest = await self._read(self._timeout, self._timeout)
         # A guest without a balloon has been read well; that it has none is what there is to say.
-        none = NoBalloonError(f"{guest.name} has no balloon device") if guest.actual is None else None
+        none = NoBalloonError(guest.name) if guest.actual is None else None
         self._learn(outcome="unchanged", error=none)
 
 
 class _Move(_Visit):
-    """A visit that brings the guest to its target."""
+    """A visit that brings the guest to its target. ``served`` is shared by a task's visits."""
 
-    def __init__(self, request: Request, manner: Manner) -> None:
+    def __init__(self, request: Request, manner: Manner, served: dict[tuple[int | None, str], str]) -> None:
         super().__init__(request.socket, request.expected_uid)
         self._request = request
         self._manner = manner
+        self._served = served
 
     async def _work(self) -> None:
         guest = await self._read(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
+        self._claim(guest)
         self._learn(target=self._request.target.resolve(guest.maximum))
         aim = take_aim(guest, self._request)
         if not aim.move:
@@ -172,6 +183,14 @@ class _Move(_Visit):
             await self._leave_orderly()
             raise
 
+    def _claim(self, guest: Guest) -> None:
+        """Take the guest for this visit: over two monitors, two targets would fight. Without a uuid nobody can tell."""
+        if guest.uuid is None:
+            return
+        other = self._served.setdefault((guest.pid, guest.uuid), self._request.socket)
+        if other != self._request.socket:
+            raise SameGuestError(f"{self._request.socket} leads to {guest.name}, as {other} does. Name one socket a guest")
+
     async def _send(self, aim: Aim) -> None:
         # From here on the target may stand in QEMU, whatever becomes of us.
         self._learn(changed=True)
@@ -188,28 +207,30 @@ class _Move(_Visit):
         stats = await read_fresh_stats(self._client, guest.device)
         # While the balloon moves the two figures are not of one moment; the larger one errs on the guest's side.
         actual = max(aim.actual, await self._client.query_actual())
-        warning = guard_headroom(guest.name, aim, stats, actual)
-        if warning:
-            self._learn(warnings=(*self._known.warnings, warning))
+        self._warn(guard_headroom(guest.name, aim, stats, actual))
 
     async def _pursue(self, guest: Guest, aim: Aim) -> None:
         ended = await self._client.wait_for_actual(aim.target, aim.tolerance, self._patience(aim))
         actual = ended.actual
         if ended.reached:
-            # Within tolerance it may still be moving; what is reported should be where it ends.
-            actual = (await self._client.wait_for_actual(aim.target, 0, LAST_STRETCH_SECONDS)).actual
+            actual = await self._come_to_rest(aim, aim.target)
+            if actual != aim.target and self._manner.on_stall != "keep":
+                actual = await self._settle()
             self._learn(outcome="converged")
         else:
+            advice = _advice(await read_guest(self._client), aim, ended)
             actual, end = await self._give_up(aim, ended.actual)
-            self._learn(outcome="stalled", error=_stalled(guest.name, aim, ended, end))
+            self._learn(outcome="stalled", error=_stalled(guest.name, aim, ended, end, advice))
         self._learn(
             actual_after=actual,
             rss_after=process_rss(guest.pid),
             changed=ended.reached or self._manner.on_stall == "keep" or abs(actual - aim.actual) > aim.tolerance,
         )
-        warning = _no_gain(guest, actual, self._known.rss_after)
-        if warning:
-            self._learn(warnings=(*self._known.warnings, warning))
+        self._warn(_no_gain(guest, actual, self._known.rss_after))
+
+    async def _come_to_rest(self, aim: Aim, target: int) -> int:
+        """Wait until a guest within tolerance moves no more, so that what is reported is where it ends."""
+        return (await self._client.wait_for_actual(target, 0, self._patience(aim), LAST_STRETCH_SECONDS)).actual
 
     def _patience(self, aim: Aim) -> float:
         if self._manner.timeout is not None:
@@ -226,8 +247,9 @@ class _Move(_Visit):
         await self._client.set_actual(aim.actual)
         back = await self._client.wait_for_actual(aim.actual, aim.tolerance, self._patience(aim))
         if back.reached:
-            return back.actual, f"it was returned to {format_size(back.actual)}"
-        return back.actual, f"on its way back to {format_size(aim.actual)} it stopped at {format_size(back.actual)}"
+            rest = await self._come_to_rest(aim, aim.actual)
+            return rest, f"it was returned to {format_size(rest)}"
+        return back.actual, f"{format_size(aim.actual)} is its target again, and it has got to {format_size(back.actual)}"
 
     async def _settle(self) -> int:
         """Make the target what the guest has reached, so that its driver rests; return that."""
@@ -236,28 +258,42 @@ class _Move(_Visit):
 
     async def _leave_orderly(self) -> None:
         """Take the target back when the wait breaks off, over a new connection if need be."""
+        guest = self._known.guest
+        self._learn(actual_after=None, rss_after=process_rss(guest.pid) if guest else None)
         if self._manner.on_stall == "keep":
             return
-        # When even that fails, the first error is the one to tell.
-        with contextlib.suppress(QemuError, asyncio.TimeoutError):
+        try:
             await to_the_end(within(_TAKE_BACK_SECONDS, self._reconnect_and_settle()))
+        except (QemuError, asyncio.TimeoutError):
+            # The error that broke the wait off is the one to fail with.
+            if self._known.rss_after is not None:
+                self._warn(f"{self._known.socket}: the target could not be taken back and may still stand; run the task again")
 
     async def _reconnect_and_settle(self) -> None:
         await self._client.connect(_TAKE_BACK_SECONDS)
         actual = await self._settle()
         self._learn(actual_after=actual)
 
+    def _warn(self, warning: str | None) -> None:
+        if warning:
+            self._learn(warnings=(*self._known.warnings, warning))
 
-def _stalled(name: str, aim: Aim, ended: Convergence, end: str) -> StalledError:
-    shrinking = aim.target < aim.actual
+
+def _advice(now: Guest, aim: Aim, ended: Convergence) -> str:
+    """Say why a guest did not arrive, judged by what it is ``now``, and what to do."""
+    if now.migrating or now.status != "running":
+        return f"It is {'migrating' if now.migrating else now.status} now and cannot answer: try again once it runs"
+    if now.driver is False:
+        return "No balloon driver runs in it any more: try again once it has booted"
+    if not ended.stalled:
+        return "Give it a longer timeout"
+    if aim.target < aim.actual:
+        return f"A Linux guest keeps a reserve: ask for {option_size(ended.actual)} or more"
+    return "Is its balloon driver well?"
+
+
+def _stalled(name: str, aim: Aim, ended: Convergence, end: str, advice: str) -> StalledError:
     how = "made no more progress" if ended.stalled else "was still moving when the time was up"
-    advice = (
-        f"A Linux guest keeps a reserve: ask for {option_size(ended.actual)} or more"
-        if ended.stalled and shrinking
-        else "Is its balloon driver well?"
-        if ended.stalled
-        else "Give it a longer timeout"
-    )
     return StalledError(
         f"{name} {how} at {format_size(ended.actual)} on its way from {format_size(aim.actual)} to {format_size(aim.target)}"
         f" ({ended.seconds:.0f} s); {end}. {advice}"

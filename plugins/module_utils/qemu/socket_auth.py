@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import glob
 import grp
 import os
 import pwd
@@ -40,6 +41,7 @@ from .errors import (
     UnsafeFolderError,
     UntrustedPeerError,
 )
+from .texts import printable
 from .users import describe_user, is_mapped, user_name
 from .waiting import within
 
@@ -47,7 +49,6 @@ _UCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid (unix(7))
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _LINKS_MAX = 40  # as many as the kernel follows
 _NO_UID = (1 << 32) - 1
-_PRINTABLE_COMM = 15
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ async def connect_and_verify(
         if location.hazard:
             raise UnsafeFolderError(
                 f"{name}: {location.hazard}, so this socket may be another guest's or nobody's. Keep monitors in a folder"
-                f" that only {user_name(expected_uid)} or root can write to"
+                " that only QEMU's user or root can write to"
             )
         writer = await _greeter(name, sock, listener, timeout)
         if writer.uid != expected_uid or not is_mapped(writer.uid):
@@ -205,12 +206,18 @@ def _group_name(gid: int) -> str:
         return str(gid)
 
 
+def _me() -> str:
+    return user_name(os.geteuid())
+
+
 def _path_error(path: str, error: OSError) -> SocketAuthError:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if glob.has_magic(path):
+            return SocketNotFoundError(f"{path}: no socket fits. Is the pattern right, and may {_me()} read the folder?")
         return SocketNotFoundError(f"{path}: there is no such socket. Is the guest running, and is its -qmp socket there?")
     if error.errno in (errno.EACCES, errno.EPERM):
         return SocketPermissionError(
-            f"{path}: {user_name(os.geteuid())} may not get there. Run the task as root or as QEMU's user (become: true)"
+            f"{path}: {_me()} may not get there. Run the task as root or as QEMU's user (become: true)"
         )
     if error.errno == errno.ENAMETOOLONG:
         return PathTooLongError(f"{path[:60]}...: the path is longer than the file system takes")
@@ -316,7 +323,7 @@ def _describe(peer: Peer) -> str:
         return who
     command = ""
     with contextlib.suppress(OSError), open(f"/proc/{peer.pid}/comm", encoding="utf-8", errors="replace") as file:
-        command = "".join(letter for letter in file.read(_PRINTABLE_COMM) if letter.isprintable())
+        command = printable(file.read().rstrip("\n"))
     return f"{who}, process {peer.pid}" + (f" ({command})" if command else "")
 
 

@@ -51,14 +51,14 @@ class Aim:
 def take_aim(guest: Guest, request: Request) -> Aim:
     """Turn a request into bytes. Raises NoBalloonError, or the RefusedError for what the guest must not be asked."""
     if guest.actual is None:
-        raise NoBalloonError(f"{guest.name} has no balloon device. Start QEMU with -device virtio-balloon to move its memory")
+        raise NoBalloonError(guest.name)
     target = request.target.resolve(guest.maximum)
     floor = min(request.floor.resolve(guest.maximum), guest.maximum)
     tolerance = request.tolerance.resolve(guest.maximum)
     if target < floor:
         raise BelowFloorError(
             f"{guest.name}: {format_size(target)} is below the floor of {format_size(floor)}; too small a target kills a guest."
-            f" The lowest target is {_typed(floor, guest.maximum)}, unless you lower the floor"
+            f" The floor allows {_typed(floor, guest.maximum)} and more{_missing_unit(request.target)}"
         )
     if target > guest.maximum:
         raise AboveMaximumError(
@@ -91,7 +91,7 @@ def guard_headroom(name: str, aim: Aim, stats: GuestStats | None, actual: int) -
     """
     available = stats.available if stats else None
     if available is None:
-        return f"{name} gives no statistics: only the floor guards it, not headroom"
+        return f"{name} gives no fresh statistics: only the floor guards it, not headroom"
     if available > actual:
         return f"{name} claims more available memory than it has: only the floor guards it, not headroom"
     lowest = actual - available + aim.headroom
@@ -106,6 +106,11 @@ def guard_headroom(name: str, aim: Aim, stats: GuestStats | None, actual: int) -
             f" leave it {format_size(aim.headroom)} of headroom: {advice}"
         )
     return None
+
+
+def _missing_unit(size: Size) -> str:
+    """Return a hint where somebody wrote ``160`` and hardly meant bytes."""
+    return f". A number alone means bytes: did you mean {size.text}M?" if size.text.isdigit() and len(size.text) < 6 else ""
 
 
 def _typed(lowest: int, most: int) -> str:
