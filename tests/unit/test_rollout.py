@@ -173,6 +173,18 @@ class TestStalls:
             assert "paused now" in str(outcome.error)
             assert "reserve" not in str(outcome.error)
 
+    async def test_asking_why_it_stalled_takes_no_longer_than_reading_it(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(rollout, "READ_TIMEOUT_SECONDS", 0.5)
+        async with ScriptedPeer(folder / "vm.qmp", reserve=200 * MIB) as peer:
+            ended = asyncio.ensure_future(bring_one(peer, "160M"))
+            await peer.wait_for("balloon")
+            peer.answers["query-status"] = None
+            outcome = await asyncio.wait_for(ended, 5)
+            assert (outcome.outcome, code(outcome)) == ("failed", "timeout")
+            assert peer.target == 200 * MIB
+
     async def test_keep_leaves_the_target_standing(self, folder: Path) -> None:
         async with ScriptedPeer(folder / "vm.qmp", reserve=200 * MIB) as peer:
             outcome = await bring_one(peer, "160M", on_stall="keep")

@@ -124,14 +124,15 @@ class _Visit(ABC):
 
     async def _read(self, connect_timeout: float, read_timeout: float) -> Guest:
         await self._client.connect(connect_timeout)
-        try:
-            guest = await within(read_timeout, read_guest(self._client))
-        except asyncio.TimeoutError:
-            raise AnswerTimeoutError(
-                f"{self._known.socket}: QEMU answers too slowly to be read within {read_timeout:g} s"
-            ) from None
+        guest = await self._look(read_timeout)
         self._learn(guest=guest, actual_after=guest.actual, rss_after=guest.rss)
         return guest
+
+    async def _look(self, timeout: float) -> Guest:
+        try:
+            return await within(timeout, read_guest(self._client))
+        except asyncio.TimeoutError:
+            raise AnswerTimeoutError(f"{self._known.socket}: QEMU answers too slowly to be read within {timeout:g} s") from None
 
     def _learn(self, **facts: object) -> None:
         self._known = replace(self._known, **facts)  # type: ignore[arg-type]
@@ -218,7 +219,7 @@ class _Move(_Visit):
                 actual = await self._settle()
             self._learn(outcome="converged")
         else:
-            advice = _advice(await read_guest(self._client), aim, ended)
+            advice = _advice(await self._look(READ_TIMEOUT_SECONDS), aim, ended)
             actual, end = await self._give_up(aim, ended.actual)
             self._learn(outcome="stalled", error=_stalled(guest.name, aim, ended, end, advice))
         self._learn(
