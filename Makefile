@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv setup packages demo test unit integration sanity lint format bench build lab-up lab-down lab-list clean
+.PHONY: help venv setup packages browser demo test unit integration molecule sanity lint format bench build lab-up lab-down lab-list clean
 
 export PYTHON ?= python3
 BIN := .venv/bin
@@ -15,19 +15,22 @@ venv: .venv/ready ## Prepare the development environment in .venv
 	@tests/tools/setup.sh venv
 
 setup: packages venv ## Prepare everything, QEMU too
-packages:
-	@tests/tools/setup.sh packages
+packages browser:
+	@tests/tools/setup.sh $@
 
 demo: setup ## Show the collection at work on real guests
 	@$(BIN)/python -m tests.demo
 
-test: setup lint unit sanity integration ## Run every test
+test: setup lint unit sanity integration molecule ## Run every test
 
 unit: venv ## Run the unit tests
 	$(BIN)/pytest tests/unit
 
-integration: setup ## Run the tests on real guests
+integration: setup browser ## Run the tests on real guests
 	$(BIN)/pytest tests/lab tests/integration
+
+molecule: setup ## Run the role's and the playbook's scenarios on real guests
+	$(BIN)/molecule test --all
 
 sanity: venv ## Run ansible-test's sanity tests
 	$(BIN)/python tests/tools/sanity.py

@@ -5,7 +5,8 @@
 
 # What a machine needs before `make` can do its work. Missing packages are installed for root, and named to everybody else.
 #   setup.sh venv       the development environment, .venv
-#   setup.sh packages   Debian's packages, QEMU for the test guests among them
+#   setup.sh packages   what test guests need: QEMU
+#   setup.sh browser    what looks at pages: Chromium
 set -eu
 cd "$(dirname "$0")/../.."
 PYTHON=${PYTHON:-python3}
@@ -33,12 +34,15 @@ require() {
 
 without_venv() { "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || echo "$(basename "$PYTHON")-venv"; }
 
+without_browser() { command -v chromium >/dev/null || echo chromium fonts-dejavu-core; }
+
 without_qemu() { command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86; }
 
 # The package names are words of their own.
 # shellcheck disable=SC2046
 case $1 in
     packages) require $(without_venv) $(without_qemu) ;;
+    browser) require $(without_browser) ;;
     venv)
         "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || {
             echo "Development needs Python 3.11, 3.12 or 3.13, which $PYTHON is not: try make PYTHON=python3.12" >&2
