@@ -247,6 +247,8 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.errors import QemuError
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.lock import sole_run
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.moves import Manner, bring_to_targets
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.options import (
     EXPECTED_UID_OPTION,
     SOCKET_OPTION,
@@ -259,8 +261,15 @@ from ansible_collections.ballast.qemu.plugins.module_utils.qemu.results import (
     guest_result,
     summarise,
 )
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import Manner, bring_to_targets
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.runner import run
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.targets import Request
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.visits import Outcome
+
+
+async def work(requests: list[Request], manner: Manner) -> list[Outcome]:
+    """Bring the guests to their targets, one run at a time."""
+    async with sole_run(request.socket for request in requests):
+        return await bring_to_targets(requests, manner)
 
 
 def main() -> None:
@@ -300,7 +309,7 @@ def main() -> None:
             on_stall=options["on_stall"],
             check=module.check_mode,
         )
-        outcomes = run(bring_to_targets(requests, manner))
+        outcomes = run(work(requests, manner))
     except QemuError as error:
         module.fail_json(msg=str(error))
         raise  # never reached: fail_json ends the module

@@ -183,8 +183,8 @@ from ansible_collections.ballast.qemu.plugins.module_utils.qemu.results import (
     guest_info,
     host_result,
 )
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import read_guests
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.runner import run
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.visits import read_guests
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.guest import Guest, GuestStats
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.host import ProcessMemory
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.sizes import parse_size
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.targets import Request
 from tests.unit.conftest import OWN_UID
@@ -48,8 +49,11 @@ def guest(**facts: Any) -> Guest:
         "deflate_on_oom": False,
         "free_page_reporting": False,
         "stats": None,
-        "rss": None,
+        "process": None,
     }
+    if "rss" in facts:
+        rss = facts.pop("rss")
+        usual["process"] = None if rss is None else ProcessMemory(rss=rss, held=rss, locked=0)
     return Guest(**{**usual, **facts})
 
 

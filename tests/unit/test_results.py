@@ -22,7 +22,7 @@ from ansible_collections.ballast.qemu.plugins.module_utils.qemu.results import (
     host_result,
     summarise,
 )
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import Outcome
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.visits import Outcome
 from tests.unit.build import MIB, guest, stats
 
 KEYS = [

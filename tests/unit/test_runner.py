@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +90,26 @@ def test_a_second_signal_does_not_tear_the_cleaning_up_apart(second: signal.Sign
         output, _errors = process.communicate("go\n", timeout=10)
     assert output.splitlines()[0] == "clean"
     assert "interrupted by SIGTERM" in output
+
+
+def test_the_end_of_whoever_reads_ends_the_work(tmp_path: Path) -> None:
+    """As when the connection to the controller breaks: nobody sends a signal then."""
+    told = tmp_path / "told"
+    work = re.sub(r'("clean\w*", flush=True)', rf"\1, file=open({str(told)!r}, 'a')", WORK)
+    process = subprocess.Popen(
+        [sys.executable, "-c", work],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert line(process) == "working"
+    for stream in (process.stdin, process.stdout):
+        assert stream is not None
+        stream.close()
+    process.wait(timeout=20)
+    assert told.read_text().split() == ["cleaning", "clean"]
 
 
 def test_signals_that_are_ignored_stay_ignored() -> None:

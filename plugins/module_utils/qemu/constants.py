@@ -48,9 +48,21 @@ POLL_SECONDS_MIN = 0.02
 POLL_SECONDS_MAX = 0.1
 """Bounds of the pause between two looks at a moving balloon: 2 ms slowed guests down by a fifth, 20 ms did not."""
 
+DEFAULT_SHARES = 1000
+"""A guest's weight where no rule gives one; Proxmox VE's default as well."""
+
 TIMEOUT_SECONDS_MIN = 30.0
 SLOWEST_BYTES_PER_SECOND = (1 << 30) / 6
 """A third of 0.5 GiB/s: stock drivers on a loaded host stay above it."""
+
+LOCK_TIMEOUT_SECONDS = 120.0
+"""For another run on the same guests to end."""
+
+LOCK_POLL_SECONDS = 0.1
+"""Between two tries to be the only run."""
+
+CONTROLLER_POLL_SECONDS = 1.0
+"""Between two looks whether anybody still waits for the results."""
 
 MESSAGE_BYTES_MAX = 1 << 20
 """Longest QMP message that is read. The longest that is asked for has a few KiB."""

@@ -10,15 +10,31 @@ from __future__ import annotations
 
 
 class QemuError(Exception):
-    """Base of all errors that are meant for people. ``code`` names the situation, ``str()`` explains it."""
+    """Base of all errors that are meant for people. ``code`` names the situation, ``str()`` explains it.
+
+    ``pid`` is the process that listens on the guest's socket, where that is known and the guest is not.
+    """
 
     code = "failed"
+    pid: int | None = None
 
 
 class OptionError(QemuError):
     """An option cannot be understood. Raised before anything is touched."""
 
     code = "invalid_option"
+
+
+class InfeasibleError(QemuError):
+    """The host's guests cannot share the budget by these rules."""
+
+    code = "infeasible"
+
+
+class OtherRunError(QemuError):
+    """Another run works on the same guests."""
+
+    code = "other_run"
 
 
 class InterruptedRunError(QemuError):
@@ -151,6 +167,24 @@ class StalledError(QemuError):
 
 class RefusedError(QemuError):
     """The target was refused and the guest left as it was."""
+
+
+class RolledBackError(QemuError):
+    """The guest did well and was returned to where it was, because another one did not."""
+
+    code = "rolled_back"
+
+
+class NoStatisticsError(RefusedError):
+    """The guest gives no statistics that could be believed, so nobody knows what it needs."""
+
+    code = "no_statistics"
+
+
+class MemoryLockedError(RefusedError):
+    """QEMU's process keeps its memory locked: what the guest gave up would not come back to the host."""
+
+    code = "memory_locked"
 
 
 class SameGuestError(RefusedError):

@@ -19,7 +19,7 @@ from typing import Any
 from .balloon_client import BalloonClient
 from .constants import STATS_TIMEOUT_SECONDS
 from .errors import BalloonError, CommandError, NoBalloonError, QemuError
-from .host import process_rss
+from .host import ProcessMemory, process_memory
 from .texts import printable
 from .waiting import to_the_end, within
 
@@ -78,7 +78,7 @@ class Guest:
     """A guest as its monitor and its process showed it. Sizes in bytes.
 
     ``actual`` is None without a balloon device; ``driver``, ``deflate_on_oom`` and ``free_page_reporting`` are None where
-    QEMU does not tell; ``pid`` and ``rss`` where its process cannot be seen.
+    QEMU does not tell; ``pid`` and ``process`` where its process cannot be seen.
     """
 
     name: str
@@ -96,7 +96,12 @@ class Guest:
     deflate_on_oom: bool | None
     free_page_reporting: bool | None
     stats: GuestStats | None
-    rss: int | None
+    process: ProcessMemory | None
+
+    @property
+    def rss(self) -> int | None:
+        """Bytes of host memory that the guest's process holds."""
+        return self.process.rss if self.process else None
 
 
 def socket_name(path: str) -> str:
@@ -134,7 +139,7 @@ async def read_guest(client: BalloonClient) -> Guest:
         deflate_on_oom=await _flag(client, device, "deflate-on-oom"),
         free_page_reporting=await _flag(client, device, "free-page-reporting"),
         stats=await read_stats(client, device),
-        rss=process_rss(client.peer.pid if client.peer else None),
+        process=process_memory(client.peer.pid if client.peer else None),
     )
 
 

@@ -11,12 +11,17 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .constants import DEFAULT_SHARES
 from .errors import OptionError
+from .policy import Policy, Rule
+from .rollout import Allowance
 from .sizes import parse_size
 from .targets import Request
 from .users import parse_user
 
 _TIMEOUT_MAX = 1_000_000
+_SHARES_MAX = 1_000_000
+_HOST = "the host's memory"
 
 SOCKET_OPTION: dict[str, Any] = {"type": "list", "elements": "path"}
 EXPECTED_UID_OPTION: dict[str, Any] = {"type": "str"}
@@ -58,6 +63,43 @@ def parse_requests(options: Mapping[str, Any]) -> list[Request]:
         raise OptionError("guests: the list is empty; name at least one guest")
     _check_distinct([request.socket for request in requests], "guests")
     return requests
+
+
+def parse_policy(options: Mapping[str, Any]) -> Policy:
+    """Return how guests are to share their host's memory. Raises OptionError."""
+    return Policy(
+        rules=tuple(
+            _parse_rule(rule, f"rules, number {number}: ") for number, rule in enumerate(options["rules"] or [], start=1)
+        ),
+        buffer=parse_size(options["buffer"], "buffer", zero=True, of="what the guest uses", most=1000),
+        deadband=parse_size(options["deadband"], "deadband", zero=True),
+        max_step=None if options["max_step"] is None else parse_size(options["max_step"], "max_step"),
+    )
+
+
+def parse_allowance(options: Mapping[str, Any]) -> Allowance:
+    """Return how much memory the guests may have together. Raises OptionError."""
+    return Allowance(
+        budget=None if options["budget"] is None else parse_size(options["budget"], "budget", of=_HOST),
+        reserve=parse_size(options["reserve"], "reserve", zero=True, of=_HOST),
+    )
+
+
+def _parse_rule(rule: Mapping[str, Any], where: str) -> Rule:
+    minimum, maximum, shares = rule["min"], rule["max"], rule["shares"]
+    if not 0 <= shares <= _SHARES_MAX:
+        raise OptionError(f"{where}shares: give a whole number from 0 to {_SHARES_MAX}; {DEFAULT_SHARES} is usual")
+    if rule["pin"] and (minimum is not None or maximum is not None):
+        raise OptionError(f"{where}pin leaves {rule['match']!r} alone, so there is no use for min and max: drop them or pin")
+    if not rule["match"]:
+        raise OptionError(f"{where}match is empty and fits no guest; write a shell pattern like web* or *")
+    return Rule(
+        match=rule["match"],
+        minimum=None if minimum is None else parse_size(minimum, where + "min"),
+        maximum=None if maximum is None else parse_size(maximum, where + "max", full=True),
+        shares=shares,
+        pin=rule["pin"],
+    )
 
 
 def parse_expected_uid(text: str | None) -> int:

@@ -11,11 +11,11 @@ from typing import Any
 
 from .guest import GuestStats, socket_name
 from .host import Host
-from .rollout import Outcome
+from .rollout import HostRun
 from .sizes import format_size
 from .texts import printable
+from .visits import Outcome
 
-_FAILED = ("refused", "failed", "stalled")
 _TOLD_MAX = 5
 
 
@@ -63,6 +63,35 @@ def host_result(host: Host) -> dict[str, Any]:
     return {"total": host.total, "available": host.available, "swap_used": host.swap_used, "pressure": host.pressure}
 
 
+def plan_result(run: HostRun) -> list[dict[str, Any]]:
+    """Return the policy module's ``plan``. A guest that could not be read has no figures."""
+    return [
+        {
+            "name": printable(share.condition.name),
+            "socket": printable(sighting.outcome.socket),
+            "current": share.current if sighting.outcome.guest else None,
+            "target": share.target if sighting.outcome.guest else None,
+            "floor": share.floor if sighting.outcome.guest else None,
+            "ceiling": share.ceiling if sighting.outcome.guest else None,
+            "used": sighting.used,
+            "need": None if sighting.used is None else share.need,
+            "shares": share.shares,
+            "charged": share.cost,
+            "reason": printable(share.reason),
+        }
+        for share, sighting in zip(run.plan.shares, run.snapshot.sightings)
+    ]
+
+
+def timeline(run: HostRun) -> list[dict[str, Any]]:
+    """Return every ``balloon`` command that was sent, in order."""
+    names = {sighting.outcome.socket: share.condition.name for share, sighting in zip(run.plan.shares, run.snapshot.sightings)}
+    return [
+        {"seconds": round(sent.at, 3), "name": names[sent.socket], "socket": printable(sent.socket), "target": sent.target}
+        for sent in run.sent
+    ]
+
+
 def summarise(outcomes: Sequence[Outcome]) -> dict[str, int]:
     """Return ``summary``: how many guests, and the bytes that they gave up, got back, and that the host gained."""
     moved = [
@@ -73,7 +102,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return {
         "guests": len(outcomes),
         "changed": sum(outcome.changed for outcome in outcomes),
-        "failed": sum(outcome.outcome in _FAILED for outcome in outcomes),
+        "failed": sum(outcome.failed for outcome in outcomes),
         "reclaimed": sum(change for change in moved if change > 0),
         "returned": -sum(change for change in moved if change < 0),
         "host_gain": sum(
@@ -86,7 +115,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def failure_message(outcomes: Sequence[Outcome]) -> str | None:
     """Say which guests failed and why, or None when none did."""
-    failed = [outcome for outcome in outcomes if outcome.outcome in _FAILED]
+    failed = [outcome for outcome in outcomes if outcome.failed]
     if not failed:
         return None
     told = "; ".join(

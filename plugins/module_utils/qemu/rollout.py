@@ -1,323 +1,266 @@
 # Copyright (c) 2026, ballast.qemu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Visits guests, all at once: reads them, or brings them to their targets. One guest's failure is its own outcome."""
+"""A host's policy, from the snapshot to the outcomes: reclaim first, look what really came free, then give.
+
+At no instant are the guests' targets together above the budget, or above where they stood.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from .balloon_client import BalloonClient
-from .constants import (
-    CONNECT_TIMEOUT_SECONDS,
-    LAST_STRETCH_SECONDS,
-    MIB,
-    OPEN_GUESTS_MAX,
-    READ_TIMEOUT_SECONDS,
-    SLOWEST_BYTES_PER_SECOND,
-    TIMEOUT_SECONDS_MIN,
-)
-from .convergence import Convergence
-from .errors import (
-    AnswerTimeoutError,
-    CommandError,
-    NoBalloonError,
-    QemuError,
-    RefusedError,
-    SameGuestError,
-    StalledError,
-)
-from .guest import Guest, read_fresh_stats, read_guest
-from .host import process_rss
-from .sizes import align_up, format_size, option_size
-from .targets import Aim, Request, guard_headroom, take_aim
-from .waiting import to_the_end, within
-
-_OWN_MEMORY = 128 * MIB  # of a QEMU process, besides its guest's
-_TOO_LITTLE_TO_TELL = 32 * MIB  # QEMU's own memory comes and goes during a move
-_TAKE_BACK_SECONDS = 3.0  # for leaving an orderly guest behind when the run ends early
+from .errors import InfeasibleError, OptionError, RolledBackError
+from .moves import Manner, Sent, bring_to_targets, kept_back
+from .policy import Plan, Policy, grant, make_plan
+from .sizes import Size, exactly, format_size
+from .snapshot import Snapshot, look_again, take_snapshot
+from .targets import Request
+from .visits import Outcome, now
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How targets are pursued. ``timeout`` in seconds for each guest, None for one that grows with the change."""
+class Allowance:
+    """How much memory the guests may have: ``budget``, or without one what ``reserve`` leaves of the host's."""
 
-    wait: bool
-    timeout: float | None
-    on_stall: Literal["settle", "rollback", "keep"]
-    check: bool
+    budget: Size | None
+    reserve: Size
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of one guest. Sizes in bytes, None where not known; ``guest`` is None for one that was never reached."""
+class Conduct:
+    """How a plan is carried out. With ``rollback``, one guest's failure returns all of them to where they were."""
 
-    socket: str
-    outcome: str
-    seconds: float
-    guest: Guest | None = None
-    actual_after: int | None = None
-    target: int | None = None
-    rss_after: int | None = None
-    changed: bool = False
-    error: QemuError | None = None
-    warnings: tuple[str, ...] = ()
+    manner: Manner
+    tolerance: Size
+    rollback: bool
 
 
-async def read_guests(targets: Sequence[tuple[str, int]], timeout: float) -> list[Outcome]:
-    """Read the guests behind ``(socket, expected uid)``, ``timeout`` seconds for the connection and again for the answers."""
-    return await _at_once([_Reading(socket, expected_uid, timeout) for socket, expected_uid in targets])
+@dataclass(frozen=True)
+class HostRun:
+    """What came of a host. ``outcomes`` are in the order of the snapshot's sightings and of the plan's shares.
 
-
-async def bring_to_targets(requests: Sequence[Request], manner: Manner) -> list[Outcome]:
-    """Bring guests to their targets and return what came of each, in the order of the requests."""
-    served: dict[tuple[int | None, str], str] = {}
-    return await _at_once([_Move(request, manner, served) for request in requests])
-
-
-async def _at_once(visits: Sequence[_Visit]) -> list[Outcome]:
-    room = asyncio.Semaphore(OPEN_GUESTS_MAX)
-
-    async def admit(visit: _Visit) -> Outcome:
-        async with room:
-            return await visit.run()
-
-    # Exceptions are kept apart so that at an interrupt no visit is torn out of its clean-up by another one's end.
-    ended = await asyncio.gather(*map(admit, visits), return_exceptions=True)
-    return [_outcome(end) for end in ended]
-
-
-def _outcome(end: Outcome | BaseException) -> Outcome:
-    if isinstance(end, BaseException):
-        raise end
-    return end
-
-
-class _Visit(ABC):
-    """One guest's visit; what is known of the guest grows on the way and ends as its Outcome."""
-
-    def __init__(self, socket: str, expected_uid: int) -> None:
-        self._client = BalloonClient(socket, expected_uid)
-        self._known = Outcome(socket=socket, outcome="failed", seconds=0.0)
-
-    async def run(self) -> Outcome:
-        start = _now()
-        try:
-            await self._work()
-        except (RefusedError, NoBalloonError) as error:
-            self._learn(outcome="failed" if self._known.changed else "refused", error=error)
-        except QemuError as error:
-            self._learn(outcome="failed", error=error)
-        except Exception as error:  # noqa: BLE001 - what a hostile monitor may still break must not cost the others
-            told = f"{self._known.socket}: unforeseen {type(error).__name__}: {error}. Please report this"
-            self._learn(outcome="failed", error=QemuError(told))
-        finally:
-            await self._client.close()
-        return replace(self._known, seconds=_now() - start)
-
-    @abstractmethod
-    async def _work(self) -> None: ...
-
-    async def _read(self, connect_timeout: float, read_timeout: float) -> Guest:
-        await self._client.connect(connect_timeout)
-        guest = await self._look(read_timeout)
-        self._learn(guest=guest, actual_after=guest.actual, rss_after=guest.rss)
-        return guest
-
-    async def _look(self, timeout: float) -> Guest:
-        try:
-            return await within(timeout, read_guest(self._client))
-        except asyncio.TimeoutError:
-            raise AnswerTimeoutError(f"{self._known.socket}: QEMU answers too slowly to be read within {timeout:g} s") from None
-
-    def _learn(self, **facts: object) -> None:
-        self._known = replace(self._known, **facts)  # type: ignore[arg-type]
-
-
-class _Reading(_Visit):
-    """A visit that only looks."""
-
-    def __init__(self, socket: str, expected_uid: int, timeout: float) -> None:
-        super().__init__(socket, expected_uid)
-        self._timeout = timeout
-
-    async def _work(self) -> None:
-        guest = await self._read(self._timeout, self._timeout)
-        # A guest without a balloon has been read well; that it has none is what there is to say.
-        none = NoBalloonError(guest.name) if guest.actual is None else None
-        self._learn(outcome="unchanged", error=none)
-
-
-class _Move(_Visit):
-    """A visit that brings the guest to its target. ``served`` is shared by a task's visits."""
-
-    def __init__(self, request: Request, manner: Manner, served: dict[tuple[int | None, str], str]) -> None:
-        super().__init__(request.socket, request.expected_uid)
-        self._request = request
-        self._manner = manner
-        self._served = served
-
-    async def _work(self) -> None:
-        guest = await self._read(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
-        self._claim(guest)
-        self._learn(target=self._request.target.resolve(guest.maximum))
-        aim = take_aim(guest, self._request)
-        if not aim.move:
-            self._learn(outcome="unchanged")
-            return
-        if aim.shrinks and aim.headroom:
-            await self._guard(guest, aim)
-        if self._manner.check:
-            self._learn(outcome="would_change", actual_after=aim.target, rss_after=None, changed=True)
-            return
-        await self._send(aim)
-        if not self._manner.wait:
-            self._learn(outcome="pending", actual_after=await self._client.query_actual())
-            return
-        try:
-            await self._pursue(guest, aim)
-        except BaseException:
-            await self._leave_orderly()
-            raise
-
-    def _claim(self, guest: Guest) -> None:
-        """Take the guest for this visit: over two monitors, two targets would fight. Without a uuid nobody can tell."""
-        if guest.uuid is None:
-            return
-        other = self._served.setdefault((guest.pid, guest.uuid), self._request.socket)
-        if other != self._request.socket:
-            raise SameGuestError(f"{self._request.socket} leads to {guest.name}, as {other} does. Name one socket a guest")
-
-    async def _send(self, aim: Aim) -> None:
-        # From here on the target may stand in QEMU, whatever becomes of us.
-        self._learn(changed=True)
-        try:
-            await self._client.set_actual(aim.target)
-        except (CommandError, NoBalloonError):
-            self._learn(changed=False)
-            raise
-        except BaseException:
-            await self._leave_orderly()
-            raise
-
-    async def _guard(self, guest: Guest, aim: Aim) -> None:
-        stats = await read_fresh_stats(self._client, guest.device)
-        # While the balloon moves the two figures are not of one moment; the larger one errs on the guest's side.
-        actual = max(aim.actual, await self._client.query_actual())
-        self._warn(guard_headroom(guest.name, aim, stats, actual))
-
-    async def _pursue(self, guest: Guest, aim: Aim) -> None:
-        ended = await self._client.wait_for_actual(aim.target, aim.tolerance, self._patience(aim))
-        actual = ended.actual
-        if ended.reached:
-            actual = await self._come_to_rest(aim, aim.target)
-            if actual != aim.target and self._manner.on_stall != "keep":
-                actual = await self._settle()
-            self._learn(outcome="converged")
-        else:
-            advice = _advice(await self._look(READ_TIMEOUT_SECONDS), aim, ended)
-            actual, end = await self._give_up(aim, ended.actual)
-            self._learn(outcome="stalled", error=_stalled(guest.name, aim, ended, end, advice))
-        self._learn(
-            actual_after=actual,
-            rss_after=process_rss(guest.pid),
-            changed=ended.reached or self._manner.on_stall == "keep" or abs(actual - aim.actual) > aim.tolerance,
-        )
-        self._warn(_no_gain(guest, actual, self._known.rss_after))
-
-    async def _come_to_rest(self, aim: Aim, target: int) -> int:
-        """Wait until a guest within tolerance moves no more, so that what is reported is where it ends."""
-        return (await self._client.wait_for_actual(target, 0, self._patience(aim), LAST_STRETCH_SECONDS)).actual
-
-    def _patience(self, aim: Aim) -> float:
-        if self._manner.timeout is not None:
-            return self._manner.timeout
-        return max(TIMEOUT_SECONDS_MIN, abs(aim.actual - aim.target) / SLOWEST_BYTES_PER_SECOND)
-
-    async def _give_up(self, aim: Aim, reached: int) -> tuple[int, str]:
-        """Answer a stall; return the guest's size after that, and the words for it."""
-        if self._manner.on_stall == "keep":
-            return reached, f"its target of {format_size(aim.target)} was left standing"
-        if self._manner.on_stall == "settle":
-            settled = await self._settle()
-            return settled, f"it was left at {format_size(settled)} and the target taken back"
-        await self._client.set_actual(aim.actual)
-        back = await self._client.wait_for_actual(aim.actual, aim.tolerance, self._patience(aim))
-        if back.reached:
-            rest = await self._come_to_rest(aim, aim.actual)
-            return rest, f"it was returned to {format_size(rest)}"
-        return back.actual, f"{format_size(aim.actual)} is its target again, and it has got to {format_size(back.actual)}"
-
-    async def _settle(self) -> int:
-        """Make the target what the guest has reached, so that its driver rests; return that."""
-        await self._client.set_actual(align_up(await self._client.query_actual()))
-        return await self._client.query_actual()
-
-    async def _leave_orderly(self) -> None:
-        """Take the target back when the wait breaks off, over a new connection if need be."""
-        guest = self._known.guest
-        self._learn(actual_after=None, rss_after=process_rss(guest.pid) if guest else None)
-        if self._manner.on_stall == "keep":
-            return
-        try:
-            await to_the_end(within(_TAKE_BACK_SECONDS, self._reconnect_and_settle()))
-        except (QemuError, asyncio.TimeoutError):
-            # The error that broke the wait off is the one to fail with.
-            if self._known.rss_after is not None:
-                self._warn(f"{self._known.socket}: the target could not be taken back and may still stand; run the task again")
-
-    async def _reconnect_and_settle(self) -> None:
-        await self._client.connect(_TAKE_BACK_SECONDS)
-        actual = await self._settle()
-        self._learn(actual_after=actual)
-
-    def _warn(self, warning: str | None) -> None:
-        if warning:
-            self._learn(warnings=(*self._known.warnings, warning))
-
-
-def _advice(now: Guest, aim: Aim, ended: Convergence) -> str:
-    """Say why a guest did not arrive, judged by what it is ``now``, and what to do."""
-    if now.migrating or now.status != "running":
-        return f"It is {'migrating' if now.migrating else now.status} now and cannot answer: try again once it runs"
-    if now.driver is False:
-        return "No balloon driver runs in it any more: try again once it has booted"
-    if not ended.stalled:
-        return "Give it a longer timeout"
-    if aim.target < aim.actual:
-        return f"A Linux guest keeps a reserve: ask for {option_size(ended.actual)} or more"
-    return "Is its balloon driver well?"
-
-
-def _stalled(name: str, aim: Aim, ended: Convergence, end: str, advice: str) -> StalledError:
-    how = "made no more progress" if ended.stalled else "was still moving when the time was up"
-    return StalledError(
-        f"{name} {how} at {format_size(ended.actual)} on its way from {format_size(aim.actual)} to {format_size(aim.target)}"
-        f" ({ended.seconds:.0f} s); {end}. {advice}"
-    )
-
-
-def _no_gain(guest: Guest, actual: int, rss_after: int | None) -> str | None:
-    """Warn when a guest gave memory up and its process kept it.
-
-    What the process held beyond the guest's new size and its own needs must have been among what the guest gave up;
-    untouched memory, which the host never had to find, is not expected back.
+    ``reserve`` is in bytes, None where the budget was given; ``sent`` are all ``balloon`` commands with the seconds since
+    the run began; ``error`` is why the host as a whole could not be served.
     """
-    if guest.actual is None or guest.rss is None or rss_after is None or actual >= guest.actual:
-        return None
-    expected = min(guest.actual - actual, guest.rss - actual - _OWN_MEMORY)
-    gained = guest.rss - rss_after
-    if expected <= _TOO_LITTLE_TO_TELL or gained >= expected // 4:
-        return None
-    return (
-        f"{guest.name} gave up {format_size(guest.actual - actual)}, but its process gave the host"
-        f" {format_size(max(0, gained))}: locked memory (mem-lock), a passed-through device (VFIO) or huge pages keep it"
+
+    snapshot: Snapshot
+    plan: Plan
+    reserve: int | None
+    outcomes: tuple[Outcome, ...]
+    sent: tuple[Sent, ...] = ()
+    warnings: tuple[str, ...] = ()
+    error: InfeasibleError | None = None
+
+
+async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allowance: Allowance, conduct: Conduct) -> HostRun:
+    """Bring all guests behind ``(socket, expected uid)`` to what the policy gives them.
+
+    Raises QemuError for what is wrong with the rules or the host, before any guest is touched.
+    """
+    start = now()
+    snapshot = await take_snapshot(targets, lambda name: not policy.rule(name).pin)
+    plan = _plan(snapshot, policy, allowance)
+    run = HostRun(
+        snapshot=snapshot,
+        plan=plan,
+        reserve=allowance.reserve.resolve(snapshot.host.total) if allowance.budget is None else None,
+        outcomes=tuple(_standing(sighting.outcome) for sighting in snapshot.sightings),
+        warnings=tuple(_left_alone(snapshot)),
+    )
+    if not plan.feasible:
+        return replace(run, error=_infeasible(plan))
+    rollout = _Rollout(snapshot, plan, allowance, conduct)
+    if conduct.manner.check:
+        rollout.preview()
+    else:
+        await rollout.carry_out()
+    return replace(
+        run,
+        outcomes=tuple(rollout.outcomes),
+        sent=tuple(replace(sent, at=sent.at - start) for sent in rollout.sent),
+        warnings=(*run.warnings, *rollout.warnings),
     )
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _plan(snapshot: Snapshot, policy: Policy, allowance: Allowance) -> Plan:
+    conditions = [sighting.condition for sighting in snapshot.sightings]
+    if allowance.budget is None:
+        # A measured budget is never the same twice.
+        smallest = min((condition.maximum for condition in conditions if condition.alone is None), default=0)
+        return make_plan(conditions, policy, snapshot.budget(allowance.reserve), policy.deadband.resolve(smallest))
+    total = snapshot.host.total
+    budget = allowance.budget.resolve(total)
+    if budget > total:
+        raise OptionError(
+            f"budget: {format_size(budget)} is more than the {format_size(total)} that this host has. Nothing was touched"
+        )
+    return make_plan(conditions, policy, budget)
+
+
+class _Rollout:
+    """Carries a plan out. ``outcomes`` has one for each guest, at any time."""
+
+    def __init__(self, snapshot: Snapshot, plan: Plan, allowance: Allowance, conduct: Conduct) -> None:
+        self._snapshot = snapshot
+        self._plan = plan
+        self._allowance = allowance
+        self._conduct = conduct
+        self._standing: dict[str, int] = {}
+        self.outcomes = [_standing(sighting.outcome) for sighting in snapshot.sightings]
+        self.sent: list[Sent] = []
+        self.warnings: list[str] = []
+
+    def preview(self) -> None:
+        """Say what carrying out would do."""
+        for number, target in self._wanted().items():
+            would = replace(self.outcomes[number], outcome="would_change", changed=True)
+            self.outcomes[number] = replace(would, target=target, actual_after=target, rss_after=None)
+
+    async def carry_out(self) -> None:
+        """Reclaim, look, give; and return everything if that is what a failure calls for."""
+        wanted = self._wanted()
+        current = [share.current for share in self._plan.shares]
+        await self._move({number: target for number, target in wanted.items() if target < current[number]})
+        if not self._must_return():
+            await self._give({number: target for number, target in wanted.items() if target > current[number]}, self._budget())
+        if self._must_return():
+            await self._return()
+
+    def _wanted(self) -> dict[int, int]:
+        """Return the targets of the guests that have to move."""
+        return {
+            number: share.target
+            for number, share in enumerate(self._plan.shares)
+            if abs(share.target - share.current) > self._tolerance(number)
+        }
+
+    def _tolerance(self, number: int) -> int:
+        return self._conduct.tolerance.resolve(self._plan.shares[number].condition.maximum)
+
+    def _budget(self) -> int:
+        """Return the budget now: a measured one is measured again, since the host has lived on as well."""
+        if self._allowance.budget is not None:
+            return self._plan.budget
+        return min(self._plan.budget, look_again(self._snapshot, self.outcomes).budget(self._allowance.reserve))
+
+    def _must_return(self) -> bool:
+        return self._conduct.rollback and any(
+            outcome.failed and outcome.guest and share.alone is None for outcome, share in zip(self.outcomes, self._plan.shares)
+        )
+
+    async def _move(self, targets: Mapping[int, int]) -> None:
+        """Bring guests to their targets, and keep what came of each."""
+        sightings = self._snapshot.sightings
+        requests = [
+            Request(
+                socket=sightings[number].outcome.socket,
+                expected_uid=sightings[number].expected_uid,
+                target=exactly(target),
+                floor=exactly(0),
+                headroom=exactly(0),  # the plan's figures are a moment old, and have the buffer in them
+                tolerance=self._conduct.tolerance,
+            )
+            for number, target in targets.items()
+        ]
+        for number, outcome in zip(targets, await bring_to_targets(requests, self._conduct.manner, self._record)):
+            self.outcomes[number] = outcome
+
+    async def _give(self, wanted: Mapping[int, int], budget: int) -> None:
+        """Let guests grow to what is wanted for them, as far as the budget is really free."""
+        held = [self._held(number) for number in range(len(self.outcomes))]
+        granted = grant(self._plan, held, wanted, budget)
+        for number, target in wanted.items():
+            if granted[number] < target - self._tolerance(number):
+                self.warnings.append(
+                    f"{self._plan.shares[number].condition.name} gets {format_size(granted[number])} in place of"
+                    f" {format_size(target)}: not enough memory came free"
+                )
+        await self._move(
+            {number: granted[number] for number in wanted if granted[number] - held[number] > self._tolerance(number)}
+        )
+
+    def _held(self, number: int) -> int:
+        """Return what a guest takes of the budget now: its memory or its standing target, and what did not come back."""
+        outcome, share = self.outcomes[number], self._plan.shares[number]
+        standing = self._standing.get(outcome.socket)
+        if share.alone is not None or standing is None:
+            return share.standing
+        if outcome.actual_after is None or outcome.guest is None:
+            return max(share.current, standing)
+        return max(outcome.actual_after, standing) + kept_back(outcome.guest, outcome.actual_after, outcome.rss_after)
+
+    async def _return(self) -> None:
+        """Bring every guest back to where it was, those that grew first."""
+        before = list(self.outcomes)
+        start = {number: share.current for number, share in enumerate(self._plan.shares) if before[number].changed}
+        stood = sum(share.standing for share in self._plan.shares)
+        unknown = [number for number in start if before[number].actual_after is None]
+        await self._move({number: size for number, size in start.items() if self._held(number) > size or number in unknown})
+        await self._give(
+            {number: size for number, size in start.items() if self._held(number) < size}, max(stood, self._plan.budget)
+        )
+        failed = ", ".join(outcome.guest.name for outcome in before if outcome.failed and outcome.guest)
+        for number, size in start.items():
+            self.outcomes[number] = self._returned(before[number], self.outcomes[number], size, self._tolerance(number), failed)
+
+    def _returned(self, before: Outcome, after: Outcome, size: int, tolerance: int, failed: str) -> Outcome:
+        """Return the outcome of a guest that was moved and then brought back."""
+        back = after.actual_after is not None and abs(after.actual_after - size) <= tolerance
+        told = replace(
+            after,
+            guest=before.guest,
+            seconds=before.seconds + (after.seconds if after is not before else 0.0),
+            changed=not back,
+            warnings=(*before.warnings, *(after.warnings if after is not before else ())),
+        )
+        if before.failed or not back:
+            worse = before if before.failed else after
+            error = worse.error or RolledBackError(
+                f"{_name(before)} could not be returned to {format_size(size)}: {failed} failed"
+            )
+            return replace(told, outcome=worse.outcome if worse.failed else "failed", error=error, target=before.target)
+        error = RolledBackError(f"{_name(before)} was returned to {format_size(size)}, because {failed} failed")
+        return replace(told, outcome="unchanged", error=error, target=size)
+
+    def _record(self, sent: Sent) -> None:
+        self.sent.append(sent)
+        self._standing[sent.socket] = sent.target
+
+
+def _standing(outcome: Outcome) -> Outcome:
+    """Return the outcome of a guest that is left where it is."""
+    return replace(outcome, target=outcome.actual_after)
+
+
+def _left_alone(snapshot: Snapshot) -> list[str]:
+    """Say which guests could not be moved, besides those that fail the task anyway."""
+    names = [sighting.condition.name for sighting in snapshot.sightings if sighting.obstacle and not sighting.outcome.failed]
+    warnings = []
+    if names:
+        told = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        warnings.append(f"left alone and charged to the budget, see plan for the reasons: {told}")
+    unknown = [
+        sighting.condition.name
+        for sighting in snapshot.sightings
+        if sighting.outcome.guest is None and sighting.process is None and sighting.outcome.failed
+    ]
+    if unknown:
+        warnings.append(f"not read, and nobody knows what of the budget they take: {', '.join(unknown[:5])}")
+    return warnings
+
+
+def _infeasible(plan: Plan) -> InfeasibleError:
+    floors = sum(share.floor for share in plan.shares if share.alone is None)
+    charged = f" and {format_size(plan.charged)} that guests take which are left alone" if plan.charged else ""
+    there = f"the budget of {format_size(plan.budget)}" if plan.budget > 0 else "the host has for them beyond its reserve"
+    return InfeasibleError(
+        f"the guests need at least {format_size(floors + plan.charged)}, {format_size(plan.missing)} more than {there}:"
+        f" {format_size(floors)} are their floors together{charged}. Nothing was touched. Raise the budget, move a guest away,"
+        " or give rules a lower min; without a min, a guest's floor is what it uses"
+    )
+
+
+def _name(outcome: Outcome) -> str:
+    return outcome.guest.name if outcome.guest else outcome.socket

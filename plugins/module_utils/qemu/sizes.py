@@ -15,33 +15,37 @@ from .errors import OptionError
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?) ?(%|[KMGT]iB|[KMGT]|)", re.IGNORECASE)
 _BYTES_MAX = (1 << 63) - 1  # the largest integer that QMP takes
-_HOW = "write a size like 512M, 1.5GiB or 536870912 (bytes), or a percentage of the guest's full memory like 60%"
+FULL_MEMORY = "the guest's full memory"
 
 
 @dataclass(frozen=True)
 class Size:
-    """A size that may depend on the guest: ``amount`` bytes, or ``amount`` times the guest's full memory."""
+    """``amount`` bytes, or ``amount`` times something that is known later, like the guest's full memory."""
 
     text: str
     amount: Fraction
     relative: bool
 
-    def resolve(self, maximum: int) -> int:
-        """Return bytes for a guest with ``maximum`` bytes, rounded up to the balloon's pages."""
-        exact = self.amount * maximum if self.relative else self.amount
-        return align_up(-(-exact.numerator // exact.denominator))
+    def resolve(self, whole: int) -> int:
+        """Return bytes, of ``whole`` bytes where it is a percentage, rounded up to the balloon's pages."""
+        numerator = self.amount.numerator * (whole if self.relative else 1)
+        return align_up(-(-numerator // self.amount.denominator))
 
 
-def parse_size(text: str, option: str, *, zero: bool = False, full: bool = False) -> Size:
+def parse_size(
+    text: str, option: str, *, zero: bool = False, full: bool = False, of: str = FULL_MEMORY, most: int = 100
+) -> Size:
     """Read a size as users write it.
 
-    ``option`` names the option in the message, ``zero`` allows 0 and ``full`` the word ``max``.
-    Raises OptionError for anything else; sizes of 2^63 bytes and more and percentages above 100 are errors as well.
+    ``option`` names the option in the message, ``zero`` allows 0 and ``full`` the word ``max``; percentages are ``of``
+    something and end at ``most``. Raises OptionError for anything else, and for sizes of 2^63 bytes and more.
     """
     word = text.strip()
     if full and word.lower() == "max":
         return Size(text=word, amount=Fraction(1), relative=True)
-    how = _HOW + (", or max" if full else "")
+    how = f"write a size like 512M, 1.5GiB or 536870912 (bytes), or a percentage of {of} like 60%" + (
+        ", or max" if full else ""
+    )
     match = _SIZE.fullmatch(word)
     if match is None:
         raise OptionError(f"{option}: {_quoted(text)} is not a size; {how}")
@@ -49,17 +53,27 @@ def parse_size(text: str, option: str, *, zero: bool = False, full: bool = False
     relative = unit == "%"
     amount = number / 100 if relative else number * _UNITS[unit[:1]]
     if amount == 0 and not zero:
-        raise OptionError(f"{option}: {_quoted(text)} would leave the guest nothing; {how}")
-    if relative and amount > 1:
-        raise OptionError(f"{option}: {_quoted(text)} is more than all of the guest's memory; percentages end at 100%")
+        raise OptionError(f"{option}: {_quoted(text)} is nothing; {how}")
+    if relative and amount * 100 > most:
+        raise OptionError(f"{option}: {_quoted(text)} is too much of {of}; percentages end at {most}%")
     if not relative and amount > _BYTES_MAX:
         raise OptionError(f"{option}: {_quoted(text)} is beyond what QEMU can count; {how}")
     return Size(text=word, amount=amount, relative=relative)
 
 
+def exactly(size: int) -> Size:
+    """Return ``size`` bytes as a size."""
+    return Size(text=str(size), amount=Fraction(size), relative=False)
+
+
 def align_up(size: int) -> int:
     """Return ``size`` bytes rounded up to the balloon's pages."""
     return -(-size // BALLOON_PAGE) * BALLOON_PAGE
+
+
+def align_down(size: int) -> int:
+    """Return ``size`` bytes rounded down to the balloon's pages."""
+    return size // BALLOON_PAGE * BALLOON_PAGE
 
 
 def format_size(size: int) -> str:

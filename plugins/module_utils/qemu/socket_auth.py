@@ -82,8 +82,8 @@ async def connect_and_verify(
         sock = _connect(name, location.fd)
     finally:
         os.close(location.fd)
+    listener = _listener(sock)
     try:
-        listener = _listener(sock)
         if listener.uid not in (expected_uid, 0):
             raise _untrusted(name, "is listened on by", listener, expected_uid)
         if location.hazard:
@@ -95,8 +95,10 @@ async def connect_and_verify(
         if writer.uid != expected_uid or not is_mapped(writer.uid):
             raise _untrusted(name, "is served by", writer, expected_uid)
         return await _streams(sock, writer)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, SocketAuthError):
+            error.pid = listener.pid
         raise
 
 

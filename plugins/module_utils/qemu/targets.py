@@ -68,13 +68,8 @@ def take_aim(guest: Guest, request: Request) -> Aim:
     # Without a driver QEMU repeats the figure from before the last reset; only the full size can be believed.
     believed = guest.driver is not False or guest.actual == guest.maximum
     move = abs(guest.actual - target) > tolerance or not believed
-    if move and (guest.status != "running" or guest.migrating):
-        state = "migrating" if guest.migrating else f"not running (QEMU says: {guest.status})"
-        raise NotRunningError(f"{guest.name} is {state} and cannot move memory. Try again once it runs")
-    if move and guest.driver is False:
-        raise NoDriverError(
-            f"{guest.name}: no balloon driver runs in the guest. Load virtio_balloon there (or wait until it has booted)"
-        )
+    if move:
+        check_answers(guest)
     return Aim(
         actual=guest.actual,
         target=target,
@@ -82,6 +77,19 @@ def take_aim(guest: Guest, request: Request) -> Aim:
         headroom=request.headroom.resolve(guest.maximum),
         move=move,
     )
+
+
+def check_answers(guest: Guest) -> None:
+    """Check that the guest can move memory at all now. Raises NoBalloonError, NotRunningError or NoDriverError."""
+    if guest.actual is None:
+        raise NoBalloonError(guest.name)
+    if guest.status != "running" or guest.migrating:
+        state = "migrating" if guest.migrating else f"not running (QEMU says: {guest.status})"
+        raise NotRunningError(f"{guest.name} is {state} and cannot move memory. Try again once it runs")
+    if guest.driver is False:
+        raise NoDriverError(
+            f"{guest.name}: no balloon driver runs in the guest. Load virtio_balloon there (or wait until it has booted)"
+        )
 
 
 def guard_headroom(name: str, aim: Aim, stats: GuestStats | None, actual: int) -> str | None:

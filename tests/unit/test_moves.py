@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu import guest as guest_module
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu import rollout
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu import moves, visits
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.balloon_client import BalloonClient
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import Manner, Outcome, bring_to_targets, read_guests
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.host import ProcessMemory
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.moves import Manner, bring_to_targets
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.targets import Request
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.visits import Outcome
 from tests.peer import ScriptedPeer
 from tests.unit.build import MIB, request
-from tests.unit.conftest import OWN_UID
 
 SLOW = 40 * MIB  # bytes a second: a test ends long before such a guest arrives
 STALL_SECONDS = 0.3
@@ -35,7 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BalloonClient.wait_for_actual, "__defaults__", target_tolerance_timeout_stall)
     monkeypatch.setattr(BalloonClient.query_actual, "__defaults__", (0.5,))
     monkeypatch.setattr(BalloonClient.set_actual, "__defaults__", (0.5,))
-    monkeypatch.setattr(rollout, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(moves, "CONNECT_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(guest_module, "STATS_TIMEOUT_SECONDS", 0.3)
 
 
@@ -176,7 +177,7 @@ class TestStalls:
     async def test_asking_why_it_stalled_takes_no_longer_than_reading_it(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rollout, "READ_TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(moves, "READ_TIMEOUT_SECONDS", 0.5)
         async with ScriptedPeer(folder / "vm.qmp", reserve=200 * MIB) as peer:
             ended = asyncio.ensure_future(bring_one(peer, "160M"))
             await peer.wait_for("balloon")
@@ -418,7 +419,7 @@ class TestManyAtOnce:
             assert [outcome.socket for outcome in outcomes[3:]] == [str(peer.path) for peer in good]
 
     async def test_more_than_may_be_open(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rollout, "OPEN_GUESTS_MAX", 2)
+        monkeypatch.setattr(visits, "OPEN_GUESTS_MAX", 2)
         async with contextlib.AsyncExitStack() as stack:
             peers = [await stack.enter_async_context(ScriptedPeer(folder / f"{number}.qmp")) for number in range(7)]
             outcomes = await bring(*(request("160M", peer.path) for peer in peers))
@@ -430,7 +431,7 @@ class TestManyAtOnce:
                 raise ZeroDivisionError("how odd")
             return await guest_module.read_guest(client)
 
-        monkeypatch.setattr(rollout, "read_guest", broken)
+        monkeypatch.setattr(visits, "read_guest", broken)
         async with ScriptedPeer(folder / "a.qmp") as a, ScriptedPeer(folder / "b.qmp") as b:
             first, second = await bring(request("160M", a.path), request("160M", b.path))
             assert (first.outcome, second.outcome) == ("failed", "converged")
@@ -478,29 +479,11 @@ class TestWarnings:
     async def test_memory_that_the_process_keeps(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, before: int | None, after: int | None, warned: bool
     ) -> None:
-        monkeypatch.setattr(guest_module, "process_rss", lambda _pid: before and before * MIB)
-        monkeypatch.setattr(rollout, "process_rss", lambda _pid: after and after * MIB)
+        monkeypatch.setattr(
+            guest_module, "process_memory", lambda _pid: before and ProcessMemory(before * MIB, before * MIB, 0)
+        )
+        monkeypatch.setattr(moves, "process_rss", lambda _pid: after and after * MIB)
         async with ScriptedPeer(folder / "vm.qmp") as peer:
             outcome = await bring_one(peer, "160M")
             assert (outcome.outcome, outcome.rss_after) == ("converged", after and after * MIB)
             assert ["mem-lock" in warning for warning in outcome.warnings] == [True] * warned
-
-
-class TestReading:
-    async def test_reads_all_and_moves_none(self, folder: Path) -> None:
-        async with ScriptedPeer(folder / "a.qmp") as peer:
-            first, second = await read_guests([(str(peer.path), OWN_UID), (str(folder / "none"), OWN_UID)], 5)
-            assert (first.outcome, first.actual_after, first.changed) == ("unchanged", 256 * MIB, False)
-            assert (second.outcome, code(second)) == ("failed", "not_found")
-            assert peer.sent("balloon") == peer.sent("qom-set") == []
-
-    async def test_a_guest_without_a_balloon_has_been_read(self, folder: Path) -> None:
-        answers = {"query-balloon": {"error": {"class": "DeviceNotActive", "desc": ""}}}
-        async with ScriptedPeer(folder / "a.qmp", answers=answers) as peer:
-            [outcome] = await read_guests([(str(peer.path), OWN_UID)], 5)
-            assert (outcome.outcome, code(outcome)) == ("unchanged", "no_balloon")
-
-    async def test_a_monitor_that_answers_too_slowly(self, folder: Path) -> None:
-        async with ScriptedPeer(folder / "a.qmp", answers={"query-name": None}) as peer:
-            [outcome] = await asyncio.wait_for(read_guests([(str(peer.path), OWN_UID)], 0.3), 3)
-            assert (outcome.outcome, code(outcome)) == ("failed", "timeout")
