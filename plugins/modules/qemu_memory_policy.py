@@ -357,6 +357,9 @@ timeline:
     target:
       description: The target in bytes.
       type: int
+    accepted:
+      description: False where QEMU refused it.
+      type: bool
 """
 
 from typing import Any

@@ -44,11 +44,15 @@ class Manner:
 
 @dataclass(frozen=True)
 class Sent:
-    """A ``balloon`` command: to which guest, which target in bytes, and when, in the loop's seconds."""
+    """A ``balloon`` command: to which guest, which target in bytes, and when, in the loop's seconds.
+
+    ``accepted`` is False when QEMU refused it; without an answer it may stand.
+    """
 
     at: float
     socket: str
     target: int
+    accepted: bool
 
 
 async def bring_to_targets(
@@ -56,7 +60,7 @@ async def bring_to_targets(
 ) -> list[Outcome]:
     """Bring guests to their targets and return what came of each, in the order of the requests.
 
-    ``record`` hears of every ``balloon`` command right before it is sent.
+    ``record`` hears of every ``balloon`` command, as soon as it is answered or given up.
     """
     claims = Claims()
     return await visit_all([_Move(request, manner, claims, record) for request in requests])
@@ -108,8 +112,14 @@ class _Move(Visit):
             raise
 
     async def _ask(self, target: int) -> None:
-        self._record(Sent(now(), self._request.socket, target))
-        await self._client.set_actual(target)
+        at, accepted = now(), True
+        try:
+            await self._client.set_actual(target)
+        except (CommandError, NoBalloonError):
+            accepted = False
+            raise
+        finally:
+            self._record(Sent(at, self._request.socket, target, accepted))
 
     async def _guard(self, guest: Guest, aim: Aim) -> None:
         stats = await read_fresh_stats(self._client, guest.device)

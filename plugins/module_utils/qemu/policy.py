@@ -205,16 +205,21 @@ def grant(plan: Plan, held: Sequence[int], wanted: Mapping[int, int] | None = No
     """
     if wanted is None:
         wanted = {number: share.target for number, share in enumerate(plan.shares) if share.target > share.current}
+    return _let_grow([share.bounds for share in plan.shares], held, wanted, plan.budget if budget is None else budget)
+
+
+def _let_grow(bounds: Sequence[Bounds], held: Sequence[int], wanted: Mapping[int, int], room: int) -> list[int]:
+    """Return what is ``held``, with the guests of ``wanted`` grown towards their targets as far as there is room."""
     growing = {number: target for number, target in wanted.items() if target > held[number]}
-    room = (plan.budget if budget is None else budget) - sum(size for number, size in enumerate(held) if number not in growing)
+    room -= sum(size for number, size in enumerate(held) if number not in growing)
     levels = [
-        tuple(_clamp(level, held[number], target) for level in (0, *plan.shares[number].bounds.levels, target))
+        tuple(_clamp(level, held[number], target) for level in (0, *bounds[number].levels, target))
         for number, target in growing.items()
     ]
-    granted = list(held)
-    for number, size in zip(growing, _share_out(levels, [plan.shares[number].shares for number in growing], room)):
-        granted[number] = size
-    return granted
+    grown = list(held)
+    for number, size in zip(growing, _share_out(levels, [bounds[number].shares for number in growing], room)):
+        grown[number] = size
+    return grown
 
 
 def _bounds(guest: Condition, policy: Policy) -> Bounds:
@@ -245,23 +250,19 @@ _Movable = tuple[Condition, Bounds]
 
 def _targets(movable: Sequence[_Movable], policy: Policy, room: int, margin: int) -> list[tuple[int, int]]:
     """Return each guest's target, and the one wanted for it without dead band and step."""
-    levels, shares = [bound.levels for _guest, bound in movable], [bound.shares for _guest, bound in movable]
-    wanted = _share_out(levels, shares, room, margin)
-    return list(zip(_damped(movable, policy, room, _stepped(movable, policy, room, margin, wanted)), wanted))
+    wanted = _share_out([bound.levels for _guest, bound in movable], [bound.shares for _guest, bound in movable], room, margin)
+    return list(zip(_damped(movable, policy, room, _stepped(movable, policy, room, wanted)), wanted))
 
 
-def _stepped(movable: Sequence[_Movable], policy: Policy, room: int, margin: int, wanted: list[int]) -> list[int]:
-    """Let no guest shrink by more than a step; what that leaves too little of, those who would grow go without."""
+def _stepped(movable: Sequence[_Movable], policy: Policy, room: int, wanted: list[int]) -> list[int]:
+    """Let no guest shrink by more than a step; those who would grow get what that leaves them."""
     if policy.max_step is None:
         return wanted
-    least = [align_up(guest.actual - policy.max_step.resolve(guest.maximum)) for guest, _bound in movable]
-    if all(target >= bound for target, bound in zip(wanted, least)):
-        return wanted
-    levels = [tuple(max(level, lowest) for level in bound.levels) for (_guest, bound), lowest in zip(movable, least)]
-    if sum(raised[_FLOOR] for raised in levels) > room:
-        # Above the budget, and on the way down: nobody grows before it is reached.
-        return [min(guest.actual, raised[_FLOOR]) for (guest, _bound), raised in zip(movable, levels)]
-    return _share_out(levels, [bound.shares for _guest, bound in movable], room, margin)
+    held = []
+    for (guest, _bound), target in zip(movable, wanted):
+        least = align_up(guest.actual - policy.max_step.resolve(guest.maximum))
+        held.append(min(guest.actual, max(target, least)))
+    return _let_grow([bound for _guest, bound in movable], held, dict(enumerate(wanted)), room)
 
 
 def _damped(movable: Sequence[_Movable], policy: Policy, room: int, targets: list[int]) -> list[int]:

@@ -87,7 +87,13 @@ def timeline(run: HostRun) -> list[dict[str, Any]]:
     """Return every ``balloon`` command that was sent, in order."""
     names = {sighting.outcome.socket: share.condition.name for share, sighting in zip(run.plan.shares, run.snapshot.sightings)}
     return [
-        {"seconds": round(sent.at, 3), "name": names[sent.socket], "socket": printable(sent.socket), "target": sent.target}
+        {
+            "seconds": round(sent.at, 3),
+            "name": names[sent.socket],
+            "socket": printable(sent.socket),
+            "target": sent.target,
+            "accepted": sent.accepted,
+        }
         for sent in run.sent
     ]
 

@@ -41,8 +41,8 @@ class Conduct:
 class HostRun:
     """What came of a host. ``outcomes`` are in the order of the snapshot's sightings and of the plan's shares.
 
-    ``reserve`` is in bytes, None where the budget was given; ``sent`` are all ``balloon`` commands with the seconds since
-    the run began; ``error`` is why the host as a whole could not be served.
+    ``reserve`` is in bytes, None where the budget was given; ``sent`` are all ``balloon`` commands in order, with the seconds
+    since the run began; ``error`` is why the host as a whole could not be served.
     """
 
     snapshot: Snapshot
@@ -79,7 +79,7 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
     return replace(
         run,
         outcomes=tuple(rollout.outcomes),
-        sent=tuple(replace(sent, at=sent.at - start) for sent in rollout.sent),
+        sent=tuple(replace(sent, at=sent.at - start) for sent in sorted(rollout.sent, key=lambda sent: sent.at)),
         warnings=(*run.warnings, *rollout.warnings),
     )
 
@@ -226,7 +226,8 @@ class _Rollout:
 
     def _record(self, sent: Sent) -> None:
         self.sent.append(sent)
-        self._standing[sent.socket] = sent.target
+        if sent.accepted:
+            self._standing[sent.socket] = sent.target
 
 
 def _standing(outcome: Outcome) -> Outcome:

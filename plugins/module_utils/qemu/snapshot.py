@@ -50,7 +50,7 @@ class Sighting:
     def size(self) -> int:
         """What the guest can take as it is: without a working balloon, all that it was started with."""
         guest = self.outcome.guest
-        if guest is None:
+        if guest is None or isinstance(self.outcome.error, SameGuestError):
             return 0
         actual = self.outcome.actual_after
         return guest.maximum if actual is None or guest.driver is False else actual
@@ -105,7 +105,7 @@ async def take_snapshot(targets: Sequence[tuple[str, int]], moved: Callable[[str
             expected_uid=expected_uid,
             used=visit.used,
             obstacle=visit.obstacle or (outcome.error if outcome.failed else None),
-            process=None if outcome.error and outcome.error.code == SameGuestError.code else process_memory(outcome.pid),
+            process=None if isinstance(outcome.error, SameGuestError) else process_memory(outcome.pid),
         )
         for outcome, visit, (_socket, expected_uid) in zip(outcomes, visits, targets)
     ]
