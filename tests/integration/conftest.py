@@ -82,6 +82,11 @@ def balloon(*flags: str, **options: Any) -> Answer:
     return ad_hoc("qemu_balloon", *flags, **options)
 
 
+def policy(*flags: str, **options: Any) -> Answer:
+    """Run ``qemu_memory_policy``."""
+    return ad_hoc("qemu_memory_policy", *flags, **options)
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
     """All guests of the session, booted together."""
