@@ -1,4 +1,4 @@
 # Copyright (c) 2026, ballast.qemu contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection's main job, shown on three real guests: ``make demo``."""
+"""The collection's main job, shown on two hosts' real guests: ``make demo``."""
