@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.errors import OptionError
-from ansible_collections.ballast.qemu.plugins.module_utils.qemu.options import expand_sockets, parse_requests, parse_timeout
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.options import (
+    expand_sockets,
+    parse_allowance,
+    parse_policy,
+    parse_requests,
+    parse_timeout,
+)
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.policy import Policy, Rule
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import Allowance
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -106,6 +114,73 @@ def test_timeout() -> None:
     for seconds in (0, -1, 10**400):
         with pytest.raises(OptionError, match=r"^timeout: "):
             parse_timeout(seconds)
+
+
+def policy_options(**given: Any) -> dict[str, Any]:
+    """Return what Ansible hands over to the policy module."""
+    usual: dict[str, Any] = {
+        "budget": None,
+        "reserve": "10%",
+        "rules": [],
+        "buffer": "25%",
+        "deadband": "32M",
+        "max_step": None,
+    }
+    rules = [{"min": None, "max": None, "shares": 1000, "pin": False, **rule} for rule in given.pop("rules", [])]
+    return {**usual, **given, "rules": rules}
+
+
+def parse_both(given: dict[str, Any]) -> tuple[Policy, Allowance]:
+    return parse_policy(given), parse_allowance(given)
+
+
+class TestPolicy:
+    def test_as_it_is_by_default(self) -> None:
+        policy, allowance = parse_both(policy_options())
+        assert policy.rules == ()
+        assert policy.rule("web1") == Rule(match="*")
+        assert (policy.buffer.resolve(GIB), policy.deadband.resolve(GIB), policy.max_step) == (GIB // 4, 32 * MIB, None)
+        assert allowance.budget is None
+        assert allowance.reserve.resolve(10 * GIB) == GIB
+
+    def test_all_that_can_be_said(self) -> None:
+        rule = {"match": "db*", "min": "4G", "max": "max", "shares": 0}
+        given = policy_options(budget="80%", buffer="300%", max_step="10%", rules=[rule, {"match": "*", "pin": True}])
+        policy, allowance = parse_both(given)
+        assert allowance.budget is not None
+        assert allowance.budget.resolve(10 * GIB) == 8 * GIB
+        assert policy.buffer.resolve(GIB) == 3 * GIB
+        found = policy.rule("db1")
+        assert found.minimum is not None
+        assert found.maximum is not None
+        assert (found.minimum.resolve(GIB), found.maximum.resolve(GIB), found.shares, found.pin) == (4 * GIB, GIB, 0, False)
+        assert policy.rule("DB1").pin
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"budget": "lots"}, r"^budget: 'lots' is not a size; .* of the host's memory"),
+            ({"budget": "0"}, r"^budget: '0' is nothing"),
+            ({"budget": "64"}, r"^budget: a number alone means bytes, .* did you mean 64M\?"),
+            ({"budget": "101%"}, r"^budget: '101%' is too much of the host's memory"),
+            ({"reserve": "8"}, r"^reserve: a number alone"),
+            ({"reserve": "-1G"}, r"^reserve: "),
+            ({"buffer": "1001%"}, r"^buffer: '1001%' is too much of what the guest uses; percentages end at 1000%"),
+            ({"deadband": "some"}, r"^deadband: "),
+            ({"max_step": "0"}, r"^max_step: "),
+            ({"max_step": "512"}, r"^max_step: a number alone"),
+            ({"rules": [{"match": "*"}, {"match": ""}]}, r"^rules, number 2: match is empty"),
+            ({"rules": [{"match": "*", "min": "512"}]}, r"^rules, number 1: min: a number alone .* 512M"),
+            ({"rules": [{"match": "*", "max": "512"}]}, r"^rules, number 1: max: a number alone .* 512M"),
+            ({"rules": [{"match": "*", "max": "0"}]}, r"^rules, number 1: max: "),
+            ({"rules": [{"match": "*", "shares": -1}]}, r"^rules, number 1: shares: "),
+            ({"rules": [{"match": "*", "shares": 10**9}]}, r"^rules, number 1: shares: "),
+            ({"rules": [{"match": "*", "pin": True, "min": "1G"}]}, r"^rules, number 1: pin leaves '\*' alone"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(OptionError, match=message):
+            parse_both(policy_options(**given))
 
 
 class TestGlobs:

@@ -14,14 +14,21 @@ import pytest
 
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.errors import NoBalloonError, SocketNotFoundError, StalledError
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.host import Host
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.moves import Sent
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.policy import Policy, make_plan
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.results import (
     difference,
     failure_message,
     guest_info,
     guest_result,
     host_result,
+    plan_result,
     summarise,
+    timeline,
 )
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.rollout import HostRun
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.sizes import parse_size
+from ansible_collections.ballast.qemu.plugins.module_utils.qemu.snapshot import Sighting, Snapshot
 from ansible_collections.ballast.qemu.plugins.module_utils.qemu.visits import Outcome
 from tests.unit.build import MIB, guest, stats
 
@@ -148,3 +155,38 @@ def test_difference_is_a_line_a_guest() -> None:
 def test_no_change_no_difference() -> None:
     shown = difference([outcome("unchanged", after=256), outcome("refused", after=256)])
     assert shown["before"] == shown["after"]
+
+
+def host_run(*outcomes: Outcome, budget: int = 400) -> HostRun:
+    """A host whose guests were seen as these outcomes have them, each using 64 MiB."""
+    sightings = tuple(Sighting(seen, 1000, 64 * MIB if seen.guest else None, seen.error, None) for seen in outcomes)
+    seen = Snapshot(Host(total=8 << 30, available=4 << 30, swap_used=0, pressure=None), sightings)
+    policy = Policy((), parse_size("25%", "buffer"), parse_size("0", "deadband", zero=True), None)
+    plan = make_plan([sighting.condition for sighting in sightings], policy, budget * MIB)
+    return HostRun(seen, plan, None, outcomes, sent=(Sent(0.12345, "/run/web1.qmp", 144 * MIB, True),))
+
+
+def test_a_plan() -> None:
+    run = host_run(outcome("unchanged", after=256), lost())
+    known, unknown = plan_result(run)
+    keys = ("current", "target", "floor", "ceiling", "used", "need", "charged")
+    assert [known[key] // MIB for key in keys] == [256, 256, 96, 256, 64, 80, 256]
+    assert (known["name"], known["socket"], known["shares"]) == ("web1", "/run/web1.qmp", 1000)
+    assert "has all that it may have" in known["reason"]
+    assert [unknown[key] for key in keys] == [None] * 6 + [0]
+    assert (unknown["name"], unknown["socket"]) == ("lost", "/run/lost.qmp")
+    assert "there is no such socket" in unknown["reason"]
+
+
+def test_a_timeline() -> None:
+    run = host_run(outcome("unchanged", after=256))
+    expected = {"seconds": 0.123, "name": "web1", "socket": "/run/web1.qmp", "target": 144 * MIB, "accepted": True}
+    assert timeline(run) == [expected]
+
+
+def test_odd_names_in_a_plan_become_text() -> None:
+    run = host_run(outcome("unchanged", after=256, guest=guest(name="a\n\x1b[31m")), lost("b\r"))
+    json.dumps(plan_result(run))
+    assert not any(
+        character in line[key] for line in plan_result(run) for key in ("name", "reason") for character in "\n\r\x1b"
+    )

@@ -73,15 +73,15 @@ def parse_policy(options: Mapping[str, Any]) -> Policy:
         ),
         buffer=parse_size(options["buffer"], "buffer", zero=True, of="what the guest uses", most=1000),
         deadband=parse_size(options["deadband"], "deadband", zero=True),
-        max_step=None if options["max_step"] is None else parse_size(options["max_step"], "max_step"),
+        max_step=None if options["max_step"] is None else parse_size(options["max_step"], "max_step", unit=True),
     )
 
 
 def parse_allowance(options: Mapping[str, Any]) -> Allowance:
     """Return how much memory the guests may have together. Raises OptionError."""
     return Allowance(
-        budget=None if options["budget"] is None else parse_size(options["budget"], "budget", of=_HOST),
-        reserve=parse_size(options["reserve"], "reserve", zero=True, of=_HOST),
+        budget=None if options["budget"] is None else parse_size(options["budget"], "budget", unit=True, of=_HOST),
+        reserve=parse_size(options["reserve"], "reserve", zero=True, unit=True, of=_HOST),
     )
 
 
@@ -95,8 +95,8 @@ def _parse_rule(rule: Mapping[str, Any], where: str) -> Rule:
         raise OptionError(f"{where}match is empty and fits no guest; write a shell pattern like web* or *")
     return Rule(
         match=rule["match"],
-        minimum=None if minimum is None else parse_size(minimum, where + "min"),
-        maximum=None if maximum is None else parse_size(maximum, where + "max", full=True),
+        minimum=None if minimum is None else parse_size(minimum, where + "min", unit=True),
+        maximum=None if maximum is None else parse_size(maximum, where + "max", full=True, unit=True),
         shares=shares,
         pin=rule["pin"],
     )

@@ -33,12 +33,20 @@ class Size:
 
 
 def parse_size(
-    text: str, option: str, *, zero: bool = False, full: bool = False, of: str = FULL_MEMORY, most: int = 100
+    text: str,
+    option: str,
+    *,
+    zero: bool = False,
+    full: bool = False,
+    unit: bool = False,
+    of: str = FULL_MEMORY,
+    most: int = 100,
 ) -> Size:
     """Read a size as users write it.
 
-    ``option`` names the option in the message, ``zero`` allows 0 and ``full`` the word ``max``; percentages are ``of``
-    something and end at ``most``. Raises OptionError for anything else, and for sizes of 2^63 bytes and more.
+    ``option`` names the option in the message, ``zero`` allows 0 and ``full`` the word ``max``; with ``unit`` a small number
+    needs one, since somebody who writes 512 hardly means bytes; percentages are ``of`` something and end at ``most``.
+    Raises OptionError for anything else, and for sizes of 2^63 bytes and more.
     """
     word = text.strip()
     if full and word.lower() == "max":
@@ -49,11 +57,15 @@ def parse_size(
     match = _SIZE.fullmatch(word)
     if match is None:
         raise OptionError(f"{option}: {_quoted(text)} is not a size; {how}")
-    number, unit = Fraction(match.group(1)), match.group(2).upper()
-    relative = unit == "%"
-    amount = number / 100 if relative else number * _UNITS[unit[:1]]
+    number, written = Fraction(match.group(1)), match.group(2).upper()
+    relative = written == "%"
+    amount = number / 100 if relative else number * _UNITS[written[:1]]
     if amount == 0 and not zero:
         raise OptionError(f"{option}: {_quoted(text)} is nothing; {how}")
+    if unit and not written and 0 < amount < MIB:
+        raise OptionError(
+            f"{option}: a number alone means bytes, and {word} of them are next to nothing: did you mean {word}M?"
+        )
     if relative and amount * 100 > most:
         raise OptionError(f"{option}: {_quoted(text)} is too much of {of}; percentages end at {most}%")
     if not relative and amount > _BYTES_MAX:
