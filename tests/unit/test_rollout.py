@@ -332,6 +332,14 @@ class TestBudget:
                 await run([peer], budget="17G")
             assert peer.sent("balloon") == []
 
+    async def test_more_than_the_host_has_left(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(snapshot, "read_host", lambda _pids: Host(2000 * MIB, 400 * MIB, 0, None))
+        monkeypatch.setattr(snapshot, "process_memory", lambda _pid: None)
+        async with serving(idle(folder)) as [peer]:
+            result = await run([peer], budget="337M", check=True)
+            assert "budget of 337 MiB is more than this host has for its guests now, 336 MiB" in result.warnings[0]
+            assert (await run([peer], budget="336M", check=True)).warnings == ()
+
     async def test_bounds_that_contradict_each_other(self, folder: Path) -> None:
         async with serving(idle(folder)) as [peer]:
             with pytest.raises(OptionError, match="for idle, min is 200 MiB and max is 128 MiB"):

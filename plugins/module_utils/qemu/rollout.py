@@ -67,7 +67,7 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
         plan=plan,
         reserve=allowance.reserve.resolve(snapshot.host.total) if allowance.budget is None else None,
         outcomes=tuple(_standing(sighting.outcome) for sighting in snapshot.sightings),
-        warnings=tuple(_left_alone(snapshot)),
+        warnings=(*_left_alone(snapshot), *_more_than_there_is(snapshot, plan, allowance)),
     )
     if not plan.feasible:
         return replace(run, error=_infeasible(plan))
@@ -250,6 +250,18 @@ def _left_alone(snapshot: Snapshot) -> list[str]:
     if unknown:
         warnings.append(f"not read, and nobody knows what of the budget they take: {', '.join(unknown[:5])}")
     return warnings
+
+
+def _more_than_there_is(snapshot: Snapshot, plan: Plan, allowance: Allowance) -> list[str]:
+    """Warn of a given budget that the host could not honour as it is now."""
+    there = snapshot.budget(exactly(0))
+    if allowance.budget is None or plan.budget <= there:
+        return []
+    warning = (
+        f"the budget of {format_size(plan.budget)} is more than this host has for its guests now,"
+        f" {format_size(max(0, there))}: the rest is used by others, or by QEMU itself"
+    )
+    return [warning]
 
 
 def _infeasible(plan: Plan) -> InfeasibleError:
