@@ -203,9 +203,7 @@ _value:
               description: By how much its process shrank.
               type: int
             outcome:
-              description:
-                - The module's word for what came of it, or null.
-                - C(untouched) for a guest of a plan that could not be carried out.
+              description: The module's word for what came of it, or null.
               type: str
             floor:
               description: It was not planned below it.

@@ -18,8 +18,8 @@ from ansible_collections.ballast.qemu.plugins.module_utils.qemu.texts import pri
 STATUSES = ("failed", "unreachable", "changed", "would_change", "unchanged", "not_reached")
 """What a host can have come to, in the order of the report."""
 
-OUTCOMES = ("refused", "failed", "stalled", "converged", "pending", "would_change", "unchanged", "untouched")
-"""What a guest can have come to. ``untouched``: it was in a plan that could not be carried out, so nobody moved anything."""
+OUTCOMES = ("refused", "failed", "stalled", "converged", "pending", "would_change", "unchanged")
+"""What a guest can have come to."""
 
 FAILED_OUTCOMES = ("refused", "failed", "stalled")
 _MOVED_OUTCOMES = ("converged", "pending", "would_change")
@@ -104,7 +104,7 @@ def _message(facts: Mapping[Any, Any], guests: list[Report], status: str) -> str
 
 
 def _guests(facts: Mapping[Any, Any]) -> list[Report]:
-    """Return all guests that a result or its plan names; those that failed come first."""
+    """Return all guests that a result names, with what its plan has for them; those that failed come first."""
     plan = [_mapping(entry) for entry in _list(facts.get("plan")) if isinstance(entry, Mapping)]
     seen = [_mapping(entry) for entry in _list(facts.get("guests")) if isinstance(entry, Mapping)]
     planned: dict[str, Mapping[Any, Any]] = {}
@@ -112,13 +112,6 @@ def _guests(facts: Mapping[Any, Any]) -> list[Report]:
         if isinstance(entry.get("socket"), str):
             planned.setdefault(entry["socket"], entry)
     guests = [_guest(entry, planned.get(socket) if isinstance(socket := entry.get("socket"), str) else None) for entry in seen]
-    sockets = {entry["socket"] for entry in seen if isinstance(entry.get("socket"), str)}
-    untouched = facts.get("feasible") is False
-    guests += [
-        _planned_guest(entry, untouched=untouched)
-        for entry in plan
-        if not isinstance(entry.get("socket"), str) or entry["socket"] not in sockets
-    ]
     return sorted(guests, key=lambda guest: (not _has_failed(guest), _natural(guest["name"])))
 
 
@@ -137,23 +130,6 @@ def _guest(entry: Mapping[Any, Any], planned: Mapping[Any, Any] | None) -> Repor
         "outcome": outcome if isinstance(outcome, str) and outcome in OUTCOMES else None,
         **_plan_facts(plan),
         "error": _error(entry.get("error")),
-    }
-
-
-def _planned_guest(plan: Mapping[Any, Any], *, untouched: bool) -> Report:
-    """Return a guest that is in the plan alone. Where the plan was not carried out it is still what it was."""
-    current = _size(plan.get("current"))
-    return {
-        "name": _name(plan.get("name")),
-        "socket": _text(plan.get("socket")),
-        "before": current,
-        "after": current if untouched else None,
-        "maximum": None,
-        "target": _size(plan.get("target")),
-        "gain": None,
-        "outcome": "untouched" if untouched else None,
-        **_plan_facts(plan),
-        "error": None,
     }
 
 
