@@ -63,6 +63,7 @@ options:
       max:
         description:
           - The guest's ceiling. It is not planned above it.
+          - A guest that uses more goes down to what it uses and no further, unless it has a O(rules[].min) as well.
           - A size, or a percentage of the guest's full memory. The default is all of that.
         type: str
       shares:

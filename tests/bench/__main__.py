@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.lab import Guest, GuestSpec, Lab, LabError
 
-from . import give_back, many_guests, one_guest
+from . import give_back, many_guests, one_guest, planning
 from .machine import facts
 from .measure import ROOT, BenchError, Report
 from .table import lines
@@ -36,6 +36,7 @@ _BENCHMARKS = {
     "one-guest": _Benchmark(15, one_guest.measure),
     "many-guests": _Benchmark(8, many_guests.measure),
     "give-back": _Benchmark(7, give_back.measure),
+    "planning": _Benchmark(7, planning.measure),
 }
 
 

@@ -52,7 +52,10 @@ class Policy:
 
     def rule(self, name: str) -> Rule:
         """Return the rule for the guest of that name."""
-        return next((rule for rule in self.rules if rule.fits(name)), _NO_RULE)
+        for rule in self.rules:
+            if rule.fits(name):
+                return rule
+        return _NO_RULE
 
 
 @dataclass(frozen=True)
@@ -145,18 +148,28 @@ class Share:
         if self.wanted is None:
             return f"{use}; stays, since the guests cannot share the budget"
         if self.target != self.wanted:
-            if self.target == self.current:
-                return f"{use}; {format_size(self.wanted)} would be right, which is too small a change"
-            return f"{use}; on its way to {format_size(self.wanted)}, as far as one run may shrink it"
+            return f"{use}; {self._way(format_size(self.wanted))}"
+        if self.target == self.floor == self.ceiling == align_up(self.condition.used) < self.condition.maximum:
+            return f"{use}; is above its max, and not taken below what it uses"
         if self.target == self.ceiling:
             return f"{use}; has all that it may have"
         if self.target == self.floor:
             return f"{use}; is not taken below its floor"
-        if self.target >= self.need:
+        if self.target == self.need:
+            return f"{use}; has what it needs"
+        if self.target > self.need:
             return f"{use}; the rest is its share of what nobody needs"
         if self.target >= self.condition.used:
             return f"{use}; there is not enough for everybody's buffer"
         return f"{use}; there is not enough for what everybody uses"
+
+    def _way(self, goal: str) -> str:
+        """Say why the guest is not planned to get all the way in this run."""
+        if self.target == self.current:
+            return f"{goal} would be right, and what can be done of that now is too small a change"
+        if self.target < self.current:
+            return f"on its way to {goal}, as far as one run may shrink it"
+        return f"on its way to {goal}, as far as others may be shrunk for it in one run"
 
 
 @dataclass(frozen=True)
@@ -181,15 +194,17 @@ class Plan:
 def make_plan(guests: Sequence[Condition], policy: Policy, budget: int, margin: int = 0) -> Plan:
     """Share ``budget`` among the guests.
 
-    ``margin`` is held back from what is poured above the guests' levels: it takes up the unsteadiness of a measured
-    budget, so that the next run finds nothing to do. Raises OptionError for a rule whose bounds contradict each other.
+    ``margin`` of it is held back from what is shared out above the guests' floors: it takes up the unsteadiness of a
+    measured budget, so that the next run finds nothing to do. Raises OptionError for a rule whose bounds contradict each
+    other.
     """
     bounds = [_bounds(guest, policy) for guest in guests]
     movable = [(guest, bound) for guest, bound in zip(guests, bounds) if bound.alone is None]
     charged = sum(guest.charge for guest, bound in zip(guests, bounds) if bound.alone is not None)
     room = budget - charged
-    missing = max(0, sum(bound.levels[_FLOOR] for _guest, bound in movable) - room)
-    targets = iter([] if missing else _targets(movable, policy, room, margin))
+    floors = sum(bound.levels[_FLOOR] for _guest, bound in movable)
+    missing = max(0, floors - room)
+    targets = iter([] if missing else _targets(movable, policy, room, max(floors, room - margin)))
     shares = [
         Share(guest, bound, *((guest.actual, None) if missing or bound.alone is not None else next(targets)))
         for guest, bound in zip(guests, bounds)
@@ -213,7 +228,7 @@ def _let_grow(bounds: Sequence[Bounds], held: Sequence[int], wanted: Mapping[int
     growing = {number: target for number, target in wanted.items() if target > held[number]}
     room -= sum(size for number, size in enumerate(held) if number not in growing)
     levels = [
-        tuple(_clamp(level, held[number], target) for level in (0, *bounds[number].levels, target))
+        (held[number], *(_clamp(level, held[number], target) for level in bounds[number].levels), target)
         for number, target in growing.items()
     ]
     grown = list(held)
@@ -224,18 +239,21 @@ def _let_grow(bounds: Sequence[Bounds], held: Sequence[int], wanted: Mapping[int
 
 def _bounds(guest: Condition, policy: Policy) -> Bounds:
     rule = policy.rule(guest.name)
-    ceiling = guest.maximum if rule.maximum is None else min(guest.maximum, rule.maximum.resolve(guest.maximum))
-    ceiling = align_down(ceiling)
+    whole = align_down(guest.maximum)
+    most = whole if rule.maximum is None else rule.maximum.resolve(guest.maximum)
+    ceiling = align_down(min(whole, most))
     if rule.minimum is None:
-        floor = max(_LEAST, align_up(guest.used))
+        # What the guest uses goes before its max. Only a min lets a guest be squeezed below it.
+        floor = min(whole, max(_LEAST, align_up(guest.used)))
+        ceiling = max(ceiling, floor)
     else:
         floor = rule.minimum.resolve(guest.maximum)
-        if rule.maximum is not None and floor > rule.maximum.resolve(guest.maximum):
+        if rule.maximum is not None and floor > most:
             raise OptionError(
-                f"rules: for {guest.name}, min is {format_size(floor)} and max is {format_size(ceiling)} ({rule.match!r});"
+                f"rules: for {guest.name}, min is {format_size(floor)} and max is {format_size(most)} ({rule.match!r});"
                 " a guest's min cannot be above its max"
             )
-    floor = min(floor, ceiling)
+        floor = min(floor, ceiling)
     need = align_up(guest.used + policy.buffer.resolve(guest.used))
     return Bounds(
         levels=(floor, _clamp(align_up(guest.used), floor, ceiling), _clamp(need, floor, ceiling), ceiling),
@@ -248,37 +266,54 @@ def _bounds(guest: Condition, policy: Policy) -> Bounds:
 _Movable = tuple[Condition, Bounds]
 
 
-def _targets(movable: Sequence[_Movable], policy: Policy, room: int, margin: int) -> list[tuple[int, int]]:
-    """Return each guest's target, and the one wanted for it without dead band and step."""
-    wanted = _share_out([bound.levels for _guest, bound in movable], [bound.shares for _guest, bound in movable], room, margin)
-    return list(zip(_damped(movable, policy, room, _stepped(movable, policy, room, wanted)), wanted))
+def _targets(movable: Sequence[_Movable], policy: Policy, room: int, steady: int) -> list[tuple[int, int]]:
+    """Return each guest's target, and the one wanted for it without dead band and step.
+
+    ``room`` is what they can have together, ``steady`` what of it is shared out.
+    """
+    wanted = _share_out([bound.levels for _guest, bound in movable], [bound.shares for _guest, bound in movable], steady)
+    return list(zip(_damped(movable, policy, room, _stepped(movable, policy, steady, wanted), wanted), wanted))
+
+
+def _resolved(size: Size, movable: Sequence[_Movable]) -> dict[int, int]:
+    """Return what the size is of each full memory: of many guests most have the same."""
+    return {maximum: size.resolve(maximum) for maximum in {guest.maximum for guest, _bound in movable}}
 
 
 def _stepped(movable: Sequence[_Movable], policy: Policy, room: int, wanted: list[int]) -> list[int]:
     """Let no guest shrink by more than a step; those who would grow get what that leaves them."""
     if policy.max_step is None:
         return wanted
+    steps = _resolved(policy.max_step, movable)
     held = []
     for (guest, _bound), target in zip(movable, wanted):
-        least = align_up(guest.actual - policy.max_step.resolve(guest.maximum))
+        least = align_up(guest.actual - steps[guest.maximum])
         held.append(min(guest.actual, max(target, least)))
+    if all(size <= target for size, target in zip(held, wanted)):
+        return wanted
     return _let_grow([bound for _guest, bound in movable], held, dict(enumerate(wanted)), room)
 
 
-def _damped(movable: Sequence[_Movable], policy: Policy, room: int, targets: list[int]) -> list[int]:
-    """Leave out changes within the dead band, unless a bound or, for shrinking, the budget needs them."""
+def _damped(
+    movable: Sequence[_Movable], policy: Policy, room: int, targets: Sequence[int], wanted: Sequence[int]
+) -> Sequence[int]:
+    """Leave out changes within the dead band, unless a bound or, for shrinking, the budget needs them.
+
+    What counts is how far a guest is from what is wanted: a small step of a long way is made.
+    """
+    deadbands = _resolved(policy.deadband, movable)
     damped, shrunk = [], []
-    for (guest, bound), target in zip(movable, targets):
+    for (guest, bound), target, goal in zip(movable, targets, wanted):
         small = (
-            abs(target - guest.actual) < policy.deadband.resolve(guest.maximum)
+            abs(goal - guest.actual) < deadbands[guest.maximum]
             and bound.levels[_FLOOR] <= guest.actual <= bound.levels[_CEILING]
         )
         damped.append(guest.actual if small else target)
         shrunk.append(min(guest.actual, target) if small else target)
-    return damped if sum(damped) <= max(room, sum(targets)) else shrunk
+    return damped if sum(damped) <= room else shrunk
 
 
-def _share_out(levels: Sequence[tuple[int, ...]], shares: Sequence[int], room: int, margin: int = 0) -> list[int]:
+def _share_out(levels: Sequence[tuple[int, ...]], shares: Sequence[int], room: int) -> list[int]:
     """Give everybody the highest level that fits into ``room`` for all, and pour the rest above it by ``shares``.
 
     The lowest level is given in any case. A guest's levels ascend.
@@ -288,8 +323,7 @@ def _share_out(levels: Sequence[tuple[int, ...]], shares: Sequence[int], room: i
     bases = [guest[full] for guest in levels]
     if full + 1 >= len(heights) or heights[full] > room:
         return bases
-    rest = max(0, room - margin - heights[full])
-    return _pour(bases, [guest[full + 1] for guest in levels], shares, rest)
+    return _pour(bases, [guest[full + 1] for guest in levels], shares, room - heights[full])
 
 
 def _pour(bases: Sequence[int], tops: Sequence[int], shares: Sequence[int], amount: int) -> list[int]:
@@ -314,4 +348,7 @@ def _pour(bases: Sequence[int], tops: Sequence[int], shares: Sequence[int], amou
 
 
 def _clamp(size: int, least: int, most: int) -> int:
-    return max(least, min(size, most))
+    """Return the size within bounds, ``least`` where they contradict each other."""
+    if size > most:
+        size = most
+    return size if size > least else least  # noqa: FURB136 - this is called most often, and twice as fast
