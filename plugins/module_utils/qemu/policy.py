@@ -87,8 +87,7 @@ class Bounds(NamedTuple):
     alone: str | None
 
 
-@dataclass(frozen=True)
-class Share:
+class Share(NamedTuple):
     """One guest's line of the plan: its ``target``, and the one ``wanted`` for it without dead band and step.
 
     ``wanted`` is None where nothing can be planned.

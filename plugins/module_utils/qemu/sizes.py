@@ -29,7 +29,7 @@ class Size:
     def resolve(self, whole: int) -> int:
         """Return bytes, of ``whole`` bytes where it is a percentage, rounded up to the balloon's pages."""
         numerator = self.amount.numerator * (whole if self.relative else 1)
-        return align_up(-(-numerator // self.amount.denominator))
+        return -(-numerator // (self.amount.denominator * BALLOON_PAGE)) * BALLOON_PAGE
 
 
 def parse_size(
