@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,13 @@ class Fleet:
 
     def roll_out(self, *flags: str, pipelining: bool = True) -> Run:
         """Run the playbook in a folder of its own, with an inventory beside it; pipelining only makes it faster."""
+        finished = subprocess.run(
+            **self.command(*flags, pipelining=pipelining), capture_output=True, text=True, timeout=120, check=False
+        )
+        return Run(finished.returncode, finished.stdout + finished.stderr, self.folder / "memory-policy-report")
+
+    def command(self, *flags: str, pipelining: bool = True) -> dict[str, Any]:
+        """Write the inventory and return what starts the playbook with it."""
         inventory = self.folder / "inventory.json"
         shared = {
             "ansible_connection": "local",
@@ -55,16 +63,7 @@ class Fleet:
             "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".dev"),
             "ANSIBLE_PIPELINING": str(pipelining),
         }
-        finished = subprocess.run(
-            [tool, "ballast.qemu.rollout", "-i", inventory, *flags],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Run(finished.returncode, finished.stdout + finished.stderr, self.folder / "memory-policy-report")
+        return {"args": [tool, "ballast.qemu.rollout", "-i", inventory, *flags], "cwd": self.folder, "env": environment}
 
     def memory(self) -> dict[str, int]:
         """What QEMU says that each host's guest has, in MiB."""
@@ -150,6 +149,23 @@ def test_a_failed_host_stops_the_rollout_and_the_rest_is_taken_up_again(fleet: F
     assert again.status == 0, again.text
     assert again.recap == dict.fromkeys(HOSTS, (0, 0))
     assert set(again.statuses.values()) == {"unchanged"}
+
+
+def test_a_killed_rollout_leaves_its_own_list_and_ends_well_the_second_time(fleet: Fleet) -> None:
+    fleet.roll_out("--limit", "first", "--check")
+    remaining = fleet.folder / "memory-policy-report" / "remaining"
+    assert not remaining.exists()
+    with subprocess.Popen(**fleet.command(), stdout=subprocess.DEVNULL, start_new_session=True) as controller:
+        deadline = time.monotonic() + 60
+        while not remaining.exists():
+            assert time.monotonic() < deadline
+            assert controller.poll() is None
+        controller.kill()
+    assert remaining.read_text().split() == list(HOSTS)
+    rest = fleet.roll_out("--limit", f"@{remaining}")
+    assert rest.status == 0, rest.text
+    assert fleet.memory() == dict.fromkeys(HOSTS, BUDGET)
+    assert not remaining.exists()
 
 
 def test_the_others_of_a_failed_hosts_batch_are_served(fleet: Fleet) -> None:
