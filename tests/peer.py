@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -150,7 +151,7 @@ class ScriptedPeer:
         return {"name": self.name} if self.name else {}
 
     def _do_query_uuid(self, _arguments: Json) -> Json:
-        return {"UUID": "00000000-0000-0000-0000-000000000000"}
+        return {"UUID": str(uuid.uuid5(uuid.NAMESPACE_URL, str(self.path)))}  # of its own: they all share one process
 
     def _do_query_memory_size_summary(self, _arguments: Json) -> Json:
         return {"base-memory": self.maximum, "plugged-memory": 0}

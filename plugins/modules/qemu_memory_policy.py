@@ -59,6 +59,7 @@ options:
           - The guest's floor. It is not planned below it, and with it even below what the guest uses if need be.
           - A size, or a percentage of the guest's full memory.
           - Without it a guest is not planned below what it uses, nor below 96M.
+          - Give guests what they can boot with. A target outlives a reboot, and nobody orders crashes.
         type: str
       max:
         description:
@@ -269,7 +270,7 @@ guests:
       description: The guest's memory after. In check mode, what it would be.
       type: int
     target:
-      description: The target in bytes that it ended with.
+      description: The target in bytes that it was given, or the size that it was left at.
       type: int
     rss_before:
       description: Host memory that the guest's process held before.
@@ -359,7 +360,7 @@ timeline:
       description: The target in bytes.
       type: int
     accepted:
-      description: False where QEMU refused it.
+      description: False where QEMU refused it, null where it gave no answer.
       type: bool
 """
 
@@ -403,8 +404,8 @@ async def work(options: dict[str, Any], check: bool) -> HostRun:
         rollback=options["on_failure"] == "rollback",
     )
     expected_uid = parse_expected_uid(options["expected_uid"])
-    sockets = expand_sockets(options["socket"])
-    async with sole_run(sockets):
+    async with sole_run(expand_sockets(options["socket"])):
+        sockets = expand_sockets(options["socket"])  # once more: guests come and go while another run is waited for
         return await apply_policy([(socket, expected_uid) for socket in sockets], policy, allowance, conduct)
 
 

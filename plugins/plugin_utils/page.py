@@ -51,7 +51,7 @@ def fleet_page(report: Mapping[str, Any]) -> Page:
             for key, title, note in _SECTIONS
             if totals["hosts"]["total"] and any(host["status"] == key for host in report["hosts"])
         ],
-        "remaining": _count(len(report["remaining"]), "host") if report["remaining"] else "",
+        "remaining": _count(len(report["remaining"]), "host") if report["remaining"] and not check else "",
     }
     escaped: Page = _escape(page)
     return escaped

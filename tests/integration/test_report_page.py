@@ -344,9 +344,12 @@ def test_bars_are_as_wide_as_their_figures(real: Report, opened: Open) -> None:
         open_all(page)
         (bars,) = [part.evaluate(BARS) for part in page.locator("details", has=page.get_by_text("hostile", exact=True)).all()]
     # Of 64 GiB: 8 in reserve, 20 with guests, 12 taken from them, 16 more of the budget. Of each guest's 16: 4, and 4 taken.
-    assert [[name for name, _ in bar] for bar in bars[:2]] == [["reserve", "guests", "freed", "left"], ["guests", "freed"]]
-    for bar, wanted in zip(bars, [[12.5, 31.25, 18.75, 25], [25, 25], [25, 25], [50], [25, 25]], strict=True):
-        assert [width for _, width in bar] == pytest.approx(wanted, abs=0.3)
+    assert [[name for name, _width in drawn] for drawn in bars[:2]] == [
+        ["reserve", "guests", "freed", "left"],
+        ["guests", "freed"],
+    ]
+    for drawn, wanted in zip(bars, [[12.5, 31.25, 18.75, 25], [25, 25], [25, 25], [50], [25, 25]], strict=True):
+        assert [width for _name, width in drawn] == pytest.approx(wanted, abs=0.3)
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE, SMALLEST])
@@ -372,11 +375,11 @@ def test_every_text_can_be_read(preview: Report, opened: Open, scheme: str, widt
 def test_a_keyboard_gets_everywhere_and_shows_where_it_is(real: Report, opened: Open) -> None:
     with opened(real) as page:
         seen = []
-        for _ in range(8):
+        for _turn in range(8):
             page.keyboard.press("Tab")
             seen.append(page.evaluate(FOCUSED))
-    assert " ".join(text.split()[0] for text, _ in seen) == "Skip Failed Unreachable Changed Unchanged Not crashed full"
-    assert {style for _, style in seen} == {"solid"}
+    assert " ".join(text.split()[0] for text, _style in seen) == "Skip Failed Unreachable Changed Unchanged Not crashed full"
+    assert {style for _text, style in seen} == {"solid"}
 
 
 def test_names_are_names_and_no_markup(real: Report, opened: Open) -> None:

@@ -162,7 +162,9 @@ def test_a_killed_rollout_leaves_its_own_list_and_ends_well_the_second_time(flee
             assert controller.poll() is None
         controller.kill()
     assert remaining.read_text().split() == list(HOSTS)
-    rest = fleet.roll_out("--limit", f"@{remaining}")
+    preview = fleet.roll_out("--limit", f"@{remaining}", "--check", *ALL_AT_ONCE)
+    assert preview.status == 0, preview.text
+    rest = fleet.roll_out("--limit", f"@{remaining}", "-e", '{"memory_policy_serial": ["1", "100%"]}')
     assert rest.status == 0, rest.text
     assert fleet.memory() == dict.fromkeys(HOSTS, BUDGET)
     assert not remaining.exists()
@@ -239,6 +241,7 @@ def test_each_host_is_visited_once(fleet: Fleet) -> None:
         ("memory_policy_timeout", "soon", "argument 'memory_policy_timeout' is of type"),
         ("memory_policy_on_stall", "panic", "value of memory_policy_on_stall must be one of: settle, rollback, keep"),
         ("memory_policy_rules", [{"match": "web*", "mim": "1G"}], "mim"),
+        ("memory_policy_rule", [{"match": "web*"}], "no such variable: memory_policy_rule; see"),
         ("memory_policy_socket", [], "missing required arguments: memory_policy_socket or memory_policy_guests"),
         ("memory_policy_budget", "{{ nowhere }}", "'nowhere' is undefined"),
     ],
@@ -255,11 +258,12 @@ def test_a_wrong_variable_of_the_last_host_is_found_before_the_first_is_touched(
     assert all(len(line) < 400 for line in failed), failed
     assert run.recap == {"first": (0, 0), "second": (0, 0), "third": (0, 1)}
     assert fleet.memory() == dict.fromkeys(HOSTS, FULL)
-    assert not run.report_folder.exists()
+    assert run.statuses == dict.fromkeys(HOSTS, "not_reached")
 
 
-def test_batches_that_are_no_sizes(fleet: Fleet) -> None:
-    run = fleet.roll_out("-e", "memory_policy_serial=two")
+@pytest.mark.parametrize("serial", ["two", "2.5%", "-2", "1 5", "1;2", "101%", "9999999"])
+def test_batches_that_are_no_sizes(fleet: Fleet, serial: str) -> None:
+    run = fleet.roll_out("-e", json.dumps({"memory_policy_serial": serial}))
     assert run.status == 2
-    assert "memory_policy_serial: write 5, or 1,10%,50%, not two" in run.text
+    assert f"memory_policy_serial: write 5, or 1,10%,50%, not {serial}" in run.text
     assert "Roll out" not in run.text

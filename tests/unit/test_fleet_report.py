@@ -299,7 +299,7 @@ def test_a_bar_is_the_hosts_memory() -> None:
 def test_a_bar_above_the_budget_and_above_the_memory() -> None:
     (section,) = shown({"hv1": result(entry("a", 60, 70), budget=50 * GIB)})["sections"]
     (one,) = section["hosts"]
-    assert sum(float(width) for _, width in one["bar"]) == pytest.approx(100, abs=0.05)
+    assert sum(float(width) for _name, width in one["bar"]) == pytest.approx(100, abs=0.05)
     assert ["", "Above the budget", "20 GiB"] in one["figures"]
     assert one["gain"] == "\N{MINUS SIGN}10 GiB"
 
@@ -439,5 +439,5 @@ def test_any_result_makes_a_page_without_markup_or_overflow(results: dict[str, A
         assert int(section["count"]) == len(section["hosts"]) + len(section["names"])
         for one in section["hosts"]:
             bars = [one["bar"], *(guest["bar"] for group in one["groups"] for guest in group["guests"])]
-            for bar in bars:
-                assert sum(float(width) for _, width in bar) <= 100.05
+            for drawn in bars:
+                assert sum(float(width) for _name, width in drawn) <= 100.05

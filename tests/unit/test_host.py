@@ -103,6 +103,13 @@ def bounded(folder: Path, cgroups: dict[str, str], pids: dict[int, str]) -> tupl
     return host.total, host.available
 
 
+def test_merged_pages(tmp_path: Path) -> None:
+    proc = fake(tmp_path / "proc", {"meminfo": MEMINFO})
+    ksm = fake(tmp_path / "ksm", {"pages_sharing": "1000\n"})
+    assert read_host((), proc, tmp_path, ksm).merged == 1000 * os.sysconf("SC_PAGE_SIZE")
+    assert read_host((), proc, tmp_path, tmp_path / "none").merged == 0
+
+
 class TestCgroups:
     def test_the_tighter_limit_counts(self, tmp_path: Path) -> None:
         files = {

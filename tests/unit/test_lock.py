@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -91,6 +93,14 @@ async def test_is_free_again_after_the_block(tmp_path: Path) -> None:
 
 async def test_a_folder_that_is_not_there_is_no_matter_of_the_lock(tmp_path: Path) -> None:
     await enter(tmp_path / "none")
+
+
+async def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    await enter(tmp_path)
 
 
 async def enter(folder: Path, timeout: float = 5) -> None:

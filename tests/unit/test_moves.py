@@ -449,6 +449,12 @@ class TestOneGuestTwice:
             assert sorted(code(outcome) or "" for outcome in outcomes) == ["", "same_guest"]
             assert len(a.sent("balloon") + b.sent("balloon")) == 1
 
+    async def test_without_a_uuid_its_process_tells(self, folder: Path) -> None:
+        answers = {"query-uuid": {"return": {"UUID": "00000000-0000-0000-0000-000000000000"}}}
+        async with ScriptedPeer(folder / "a.qmp", answers=answers) as a, ScriptedPeer(folder / "b.qmp", answers=answers) as b:
+            outcomes = await bring(request("160M", a.path), request("170M", b.path))
+            assert sorted(code(outcome) or "" for outcome in outcomes) == ["", "same_guest"]
+
 
 class TestWarnings:
     @pytest.mark.parametrize("answers", [{"qom-get": FAILING}, {"qom-list": {"return": []}}])

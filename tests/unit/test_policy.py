@@ -248,6 +248,26 @@ def test_a_guest_that_uses_more_than_its_max_is_not_taken_below_that_unless_it_h
     assert plan(guests, policy(rule("greedy", "400M", "500M")), 900).feasible
 
 
+def test_a_rule_of_next_to_nothing() -> None:
+    assert targets(plan([vm("a", used=10)], policy(rule("a", "1%", "1%")), 9000)) == [32]
+    assert targets(plan([vm("a", used=900)], policy(rule("a", "1M")), 40)) == [40]
+    assert not plan([vm("a", used=900)], policy(rule("a", "1M")), 31).feasible
+
+
+def test_bounds_of_a_guest_that_is_left_alone_contradict_nobody() -> None:
+    """One that could not be read has no full memory to take a percentage of."""
+    gone = Condition("gone", 0, 0, 0, 0, "cannot be read")
+    assert targets(plan([gone, vm("a")], policy(rule("*", "100M", "80%")), 4000)) == [0, 1600]
+
+
+def test_a_guest_on_the_move_gets_a_target_of_its_own() -> None:
+    """However small the change: the target that it is moving to is somebody else's."""
+    how = policy(deadband="64M")
+    still, moving = vm("a", actual=990), replace(vm("a", actual=990), moving=True)
+    assert targets(plan([still], how, 1000)) == [990]
+    assert targets(plan([moving], how, 1000)) == [1000]
+
+
 def test_a_max_that_no_guest_could_live_with() -> None:
     assert targets(plan([vm("a", used=10)], policy(rule("a", most="1M")), 9000)) == [96]
 
@@ -616,7 +636,7 @@ def test_a_plan_fits_into_the_budget_and_keeps_bounds(world: World) -> None:
     assert sum(share.cost for share in done.shares) <= world.budget
     assert done.charged == sum(share.cost for share in done.shares if share.alone is not None)
     for share in done.shares:
-        assert type(share.target) is int
+        assert isinstance(share.target, int)
         if share.alone is None:
             assert share.floor <= share.target <= share.ceiling
         else:

@@ -41,7 +41,7 @@ try:
 except InterruptedRunError as error:
     print(error.code, error)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    print(signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler))
+    print(signal.getsignal(number) == signal.SIG_IGN)
 """
 
 
@@ -76,7 +76,7 @@ def test_a_signal_ends_the_work_in_order(number: signal.Signals) -> None:
     said = output.splitlines()
     assert said[0] == "clean"
     assert said[1].startswith(f"interrupted interrupted by {number.name}")
-    assert said[2:] == ["True"] * 3
+    assert said[2:] == ["True"] * 3  # nothing keeps the results from being written now
     assert process.returncode == 0
 
 

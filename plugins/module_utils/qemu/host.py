@@ -15,6 +15,7 @@ from .errors import QemuError
 
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
+_KSM = Path("/sys/kernel/mm/ksm")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Host:
     """The host's memory in bytes. ``pressure`` is None where the kernel keeps no pressure stall information.
 
     In a container or a memory cgroup ``total`` and ``available`` are what its limits leave, where that is less.
+    ``merged`` is what processes share after the kernel found their pages to be the same (KSM), and would need on their own.
     ``pressure`` maps ``some`` and ``full`` to ``avg10``, ``avg60`` and ``avg300`` (percent of time) and ``total``
     (microseconds), as in the kernel's Documentation/accounting/psi.
     """
@@ -30,6 +32,7 @@ class Host:
     available: int
     swap_used: int
     pressure: dict[str, dict[str, float]] | None
+    merged: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class ProcessMemory:
     locked: int
 
 
-def read_host(pids: Iterable[int] = (), proc: Path = _PROC, cgroup: Path = _CGROUP) -> Host:
+def read_host(pids: Iterable[int] = (), proc: Path = _PROC, cgroup: Path = _CGROUP, ksm: Path = _KSM) -> Host:
     """Read the host's memory from ``/proc`` and from the cgroups that hold all the processes ``pids`` (default: our own).
 
     Raises QemuError where that is not possible.
@@ -58,7 +61,13 @@ def read_host(pids: Iterable[int] = (), proc: Path = _PROC, cgroup: Path = _CGRO
         raise QemuError(f"the host's memory cannot be read from {proc}/meminfo: {error}") from None
     for limit, used in _limits(sorted({str(pid) for pid in pids}) or ["self"], proc, cgroup):
         total, available = min(total, limit), min(available, max(0, limit - used))
-    return Host(total=total, available=available, swap_used=swap_used, pressure=_pressure(proc / "pressure" / "memory"))
+    return Host(
+        total=total,
+        available=available,
+        swap_used=swap_used,
+        pressure=_pressure(proc / "pressure" / "memory"),
+        merged=(_number(ksm / "pages_sharing") or 0) * os.sysconf("SC_PAGE_SIZE"),
+    )
 
 
 def process_memory(pid: int | None, proc: Path = _PROC) -> ProcessMemory | None:

@@ -24,15 +24,17 @@ async def sole_run(sockets: Iterable[str], timeout: float = LOCK_TIMEOUT_SECONDS
     """Keep other runs away from the folders of ``sockets`` for as long as the block lasts.
 
     A run whose controller has died goes on to its end; the next one waits for that, ``timeout`` seconds in all. A folder
-    that may not be read cannot be locked, and is not. Raises OtherRunError.
+    that may not be read, or whose file system has no locks, is not locked. Raises OtherRunError.
     """
     end = asyncio.get_running_loop().time() + timeout
     with contextlib.ExitStack() as held:
         for folder in _folders(sockets):
             try:
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
                 continue  # what is wrong with it is said by the visits
+            except OSError as error:
+                raise OtherRunError(f"{folder} cannot be opened to keep other runs away: {error.strerror}") from None
             held.callback(os.close, descriptor)
             while not _locked(descriptor):
                 if asyncio.get_running_loop().time() >= end:
@@ -54,6 +56,8 @@ def _locked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True  # no locks in this file system
     return True
 
 

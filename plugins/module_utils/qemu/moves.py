@@ -46,13 +46,13 @@ class Manner:
 class Sent:
     """A ``balloon`` command: to which guest, which target in bytes, and when, in the loop's seconds.
 
-    ``accepted`` is False when QEMU refused it; without an answer it may stand.
+    ``accepted`` is False when QEMU refused it, and None without an answer: it may stand, or the one before it.
     """
 
     at: float
     socket: str
     target: int
-    accepted: bool
+    accepted: bool | None
 
 
 async def bring_to_targets(
@@ -112,9 +112,11 @@ class _Move(Visit):
             raise
 
     async def _ask(self, target: int) -> None:
-        at, accepted = now(), True
+        at = now()
+        accepted: bool | None = None
         try:
             await self._client.set_actual(target)
+            accepted = True
         except (CommandError, NoBalloonError):
             accepted = False
             raise

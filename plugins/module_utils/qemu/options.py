@@ -71,8 +71,8 @@ def parse_policy(options: Mapping[str, Any]) -> Policy:
         rules=tuple(
             _parse_rule(rule, f"rules, number {number}: ") for number, rule in enumerate(options["rules"] or [], start=1)
         ),
-        buffer=parse_size(options["buffer"], "buffer", zero=True, of="what the guest uses", most=1000),
-        deadband=parse_size(options["deadband"], "deadband", zero=True),
+        buffer=parse_size(options["buffer"], "buffer", zero=True, unit=True, of="what the guest uses", most=1000),
+        deadband=parse_size(options["deadband"], "deadband", zero=True, unit=True),
         max_step=None if options["max_step"] is None else parse_size(options["max_step"], "max_step", unit=True),
     )
 

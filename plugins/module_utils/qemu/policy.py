@@ -20,6 +20,7 @@ from .errors import OptionError
 from .sizes import Size, align_down, align_up, format_size
 
 _LEAST = 96 * MIB  # a floor where no rule sets one; Linux hardly boots with less
+_LEAST_MIN = 32 * MIB  # whatever a rule says; no guest lives with less
 _FLOOR, _CEILING = 0, 3
 
 
@@ -63,7 +64,8 @@ class Condition:
     """A guest as far as the policy goes.
 
     ``used`` is what it uses of ``actual``; ``charge`` what it costs the host when it is left alone, and ``alone`` why it
-    must be, None for a guest that can be moved.
+    must be, None for a guest that can be moved. ``moving``: a target that somebody left is on its way, so that it needs
+    one of its own in any case.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Condition:
     charge: int
     used: int
     alone: str | None = None
+    moving: bool = False
 
 
 class Bounds(NamedTuple):
@@ -247,12 +250,13 @@ def _bounds(guest: Condition, policy: Policy) -> Bounds:
         ceiling = max(ceiling, floor)
     else:
         floor = rule.minimum.resolve(guest.maximum)
-        if rule.maximum is not None and floor > most:
+        if guest.alone is None and rule.maximum is not None and floor > most:
             raise OptionError(
                 f"rules: for {guest.name}, min is {format_size(floor)} and max is {format_size(most)} ({rule.match!r});"
                 " a guest's min cannot be above its max"
             )
-        floor = min(floor, ceiling)
+        floor = min(whole, max(_LEAST_MIN, min(floor, ceiling)))
+        ceiling = max(ceiling, floor)
     need = align_up(guest.used + policy.buffer.resolve(guest.used))
     return Bounds(
         levels=(floor, _clamp(align_up(guest.used), floor, ceiling), _clamp(need, floor, ceiling), ceiling),
@@ -304,7 +308,8 @@ def _damped(
     damped, shrunk = [], []
     for (guest, bound), target, goal in zip(movable, targets, wanted):
         small = (
-            abs(goal - guest.actual) < deadbands[guest.maximum]
+            not guest.moving
+            and abs(goal - guest.actual) < deadbands[guest.maximum]
             and bound.levels[_FLOOR] <= guest.actual <= bound.levels[_CEILING]
         )
         damped.append(guest.actual if small else target)

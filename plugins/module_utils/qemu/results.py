@@ -9,8 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import RolledBackError
 from .guest import GuestStats, socket_name
 from .host import Host
+from .policy import Share
 from .rollout import HostRun
 from .sizes import format_size
 from .texts import printable
@@ -64,15 +66,12 @@ def host_result(host: Host) -> dict[str, Any]:
 
 
 def plan_result(run: HostRun) -> list[dict[str, Any]]:
-    """Return the policy module's ``plan``. A guest that could not be read has no figures."""
+    """Return the policy module's ``plan``. A guest that could not be read, or has no balloon, has no figures."""
     return [
         {
             "name": printable(share.condition.name),
             "socket": printable(sighting.outcome.socket),
-            "current": share.current if sighting.outcome.guest else None,
-            "target": share.target if sighting.outcome.guest else None,
-            "floor": share.floor if sighting.outcome.guest else None,
-            "ceiling": share.ceiling if sighting.outcome.guest else None,
+            **(_sizes(share) if sighting.outcome.actual_after is not None else dict.fromkeys(_SIZES)),
             "used": sighting.used,
             "need": None if sighting.used is None else share.need,
             "shares": share.shares,
@@ -81,6 +80,13 @@ def plan_result(run: HostRun) -> list[dict[str, Any]]:
         }
         for share, sighting in zip(run.plan.shares, run.snapshot.sightings)
     ]
+
+
+_SIZES = ("current", "target", "floor", "ceiling")
+
+
+def _sizes(share: Share) -> dict[str, int]:
+    return {"current": share.current, "target": share.target, "floor": share.floor, "ceiling": share.ceiling}
 
 
 def timeline(run: HostRun) -> list[dict[str, Any]]:
@@ -131,7 +137,8 @@ def failure_message(outcomes: Sequence[Outcome]) -> str | None:
     more = f"; and {len(failed) - _TOLD_MAX} more, see guests" if len(failed) > _TOLD_MAX else ""
     if len(outcomes) == 1:
         return told
-    rest = "" if len(failed) == len(outcomes) else " (the rest is well)"
+    back = any(outcome.error and outcome.error.code == RolledBackError.code for outcome in outcomes)
+    rest = "" if len(failed) == len(outcomes) else " (the rest was returned to where it was)" if back else " (the rest is well)"
     return f"{len(failed)} of {len(outcomes)} guests failed{rest}: {told}{more}"
 
 

@@ -3,21 +3,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A host's policy, from the snapshot to the outcomes: reclaim first, look what really came free, then give.
 
-At no instant are the guests' targets together above the budget, or above where they stood.
+At no instant are the targets that are sent here, and the memory of all other guests, together above the budget, or above
+where they stood. What other tools have left standing in QEMU nobody can see.
 """
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from .constants import BALLOON_PAGE, MIB
 from .errors import InfeasibleError, OptionError, RolledBackError
 from .moves import Manner, Sent, bring_to_targets, kept_back
 from .policy import Plan, Policy, grant, make_plan
 from .sizes import Size, exactly, format_size
-from .snapshot import Snapshot, look_again, take_snapshot
+from .snapshot import Snapshot, look_again, look_at_sizes, take_snapshot
 from .targets import Request
 from .visits import Outcome, now
+
+_TRIFLE = MIB  # a guest may stay so far above its target, also where the budget needs all
+_FRESH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,15 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
         snapshot=snapshot,
         plan=plan,
         reserve=allowance.reserve.resolve(snapshot.host.total) if allowance.budget is None else None,
-        outcomes=tuple(_standing(sighting.outcome) for sighting in snapshot.sightings),
-        warnings=(*_left_alone(snapshot), *_more_than_there_is(snapshot, plan, allowance)),
+        outcomes=tuple(_as_it_was(sighting.outcome) for sighting in snapshot.sightings),
+        warnings=(
+            *_left_alone(snapshot),
+            *_more_than_there_is(snapshot, plan, allowance),
+            *_rules_for_nobody(snapshot, policy),
+        ),
     )
     if not plan.feasible:
-        return replace(run, error=_infeasible(plan))
+        return replace(run, error=_infeasible(plan, allowance))
     rollout = _Rollout(snapshot, plan, allowance, conduct)
     if conduct.manner.check:
         rollout.preview()
@@ -86,6 +96,12 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
 
 def _plan(snapshot: Snapshot, policy: Policy, allowance: Allowance) -> Plan:
     conditions = [sighting.condition for sighting in snapshot.sightings]
+    reserve = allowance.reserve.resolve(snapshot.host.total)
+    if allowance.budget is None and reserve >= snapshot.host.total:
+        raise OptionError(
+            f"reserve: {format_size(reserve)} leaves the guests nothing of the {format_size(snapshot.host.total)} that this"
+            " host has. Nothing was touched"
+        )
     if allowance.budget is None:
         # A measured budget is never the same twice.
         smallest = min((condition.maximum for condition in conditions if condition.alone is None), default=0)
@@ -107,8 +123,10 @@ class _Rollout:
         self._plan = plan
         self._allowance = allowance
         self._conduct = conduct
+        self._over_budget = sum(share.standing for share in plan.shares) > plan.budget
         self._standing: dict[str, int] = {}
-        self.outcomes = [_standing(sighting.outcome) for sighting in snapshot.sightings]
+        self._grown: dict[int, int] = {}
+        self.outcomes = [_as_it_was(sighting.outcome) for sighting in snapshot.sightings]
         self.sent: list[Sent] = []
         self.warnings: list[str] = []
 
@@ -122,22 +140,27 @@ class _Rollout:
         """Reclaim, look, give; and return everything if that is what a failure calls for."""
         wanted = self._wanted()
         current = [share.current for share in self._plan.shares]
-        await self._move({number: target for number, target in wanted.items() if target < current[number]})
+        await self._move({number: target for number, target in wanted.items() if target <= current[number]})
         if not self._must_return():
             await self._give({number: target for number, target in wanted.items() if target > current[number]}, self._budget())
         if self._must_return():
             await self._return()
+        over = sum(map(self._held, range(len(self.outcomes)))) - self._plan.budget
+        if over > _TRIFLE * len(self.outcomes):
+            self.warnings.append(f"the guests still take {format_size(over)} more than the budget")
 
     def _wanted(self) -> dict[int, int]:
         """Return the targets of the guests that have to move."""
         return {
             number: share.target
             for number, share in enumerate(self._plan.shares)
-            if abs(share.target - share.current) > self._tolerance(number)
+            if share.alone is None and (share.condition.moving or abs(share.target - share.current) > self._tolerance(number))
         }
 
     def _tolerance(self, number: int) -> int:
-        return self._conduct.tolerance.resolve(self._plan.shares[number].condition.maximum)
+        """Return how far from its target a guest may be: no more than a trifle where the budget needs its memory."""
+        tolerance = self._conduct.tolerance.resolve(self._plan.shares[number].condition.maximum)
+        return min(tolerance, _TRIFLE) if self._over_budget else tolerance
 
     def _budget(self) -> int:
         """Return the budget now: a measured one is measured again, since the host has lived on as well."""
@@ -147,28 +170,35 @@ class _Rollout:
 
     def _must_return(self) -> bool:
         return self._conduct.rollback and any(
-            outcome.failed and outcome.guest and share.alone is None for outcome, share in zip(self.outcomes, self._plan.shares)
+            outcome.failed and share.alone is None for outcome, share in zip(self.outcomes, self._plan.shares)
         )
 
     async def _move(self, targets: Mapping[int, int]) -> None:
         """Bring guests to their targets, and keep what came of each."""
-        sightings = self._snapshot.sightings
-        requests = [
-            Request(
-                socket=sightings[number].outcome.socket,
-                expected_uid=sightings[number].expected_uid,
-                target=exactly(target),
-                floor=exactly(0),
-                headroom=exactly(0),  # the plan's figures are a moment old, and have the buffer in them
-                tolerance=self._conduct.tolerance,
-            )
-            for number, target in targets.items()
-        ]
+        requests = [self._request(number, target) for number, target in targets.items()]
         for number, outcome in zip(targets, await bring_to_targets(requests, self._conduct.manner, self._record)):
-            self.outcomes[number] = outcome
+            seen = self._snapshot.sightings[number].outcome
+            # One that could not be reached any more is still the guest that was seen.
+            self.outcomes[number] = outcome if outcome.guest else replace(outcome, guest=seen.guest, target=targets[number])
+
+    def _request(self, number: int, target: int) -> Request:
+        sighting, share = self._snapshot.sightings[number], self._plan.shares[number]
+        # What the guest used when it was seen may not be what it uses now: where others took long to be seen, look again.
+        # A rule that wants a guest below what it uses is an order.
+        old = now() - sighting.seen > _FRESH_SECONDS and target >= share.condition.used
+        return Request(
+            socket=sighting.outcome.socket,
+            expected_uid=sighting.expected_uid,
+            target=exactly(target),
+            floor=exactly(0),
+            headroom=exactly(BALLOON_PAGE if old else 0),
+            tolerance=exactly(0 if share.condition.moving else self._tolerance(number)),
+        )
 
     async def _give(self, wanted: Mapping[int, int], budget: int) -> None:
         """Let guests grow to what is wanted for them, as far as the budget is really free."""
+        if wanted:
+            await self._look_at_those_left()
         held = [self._held(number) for number in range(len(self.outcomes))]
         granted = grant(self._plan, held, wanted, budget)
         for number, target in wanted.items():
@@ -178,15 +208,34 @@ class _Rollout:
                     f" {format_size(target)}: not enough memory came free"
                 )
         await self._move(
-            {number: granted[number] for number in wanted if granted[number] - held[number] > self._tolerance(number)}
+            {
+                number: granted[number]
+                for number in wanted
+                if granted[number] - held[number] > self._tolerance(number) or self._plan.shares[number].condition.moving
+            }
         )
+
+    async def _look_at_those_left(self) -> None:
+        """Learn what those guests have that were not moved: some deflate by themselves."""
+        numbers = [
+            number
+            for number, share in enumerate(self._plan.shares)
+            if share.alone is None and self.outcomes[number].socket not in self._standing
+        ]
+        sightings = [self._snapshot.sightings[number] for number in numbers]
+        sizes = await look_at_sizes([(sighting.outcome.socket, sighting.expected_uid) for sighting in sightings])
+        for number, size in zip(numbers, sizes):
+            if size is not None:
+                self._grown[number] = size
 
     def _held(self, number: int) -> int:
         """Return what a guest takes of the budget now: its memory or its standing target, and what did not come back."""
         outcome, share = self.outcomes[number], self._plan.shares[number]
         standing = self._standing.get(outcome.socket)
-        if share.alone is not None or standing is None:
+        if share.alone is not None:
             return share.standing
+        if standing is None:
+            return max(share.current, self._grown.get(number, 0))
         if outcome.actual_after is None or outcome.guest is None:
             return max(share.current, standing)
         return max(outcome.actual_after, standing) + kept_back(outcome.guest, outcome.actual_after, outcome.rss_after)
@@ -201,7 +250,9 @@ class _Rollout:
         await self._give(
             {number: size for number, size in start.items() if self._held(number) < size}, max(stood, self._plan.budget)
         )
-        failed = ", ".join(outcome.guest.name for outcome in before if outcome.failed and outcome.guest)
+        failed = ", ".join(
+            share.condition.name for outcome, share in zip(before, self._plan.shares) if outcome.failed and share.alone is None
+        )
         for number, size in start.items():
             self.outcomes[number] = self._returned(before[number], self.outcomes[number], size, self._tolerance(number), failed)
 
@@ -217,10 +268,10 @@ class _Rollout:
         )
         if before.failed or not back:
             worse = before if before.failed else after
-            error = worse.error or RolledBackError(
-                f"{_name(before)} could not be returned to {format_size(size)}: {failed} failed"
-            )
-            return replace(told, outcome=worse.outcome if worse.failed else "failed", error=error, target=before.target)
+            end = f"It was then returned to {format_size(size)}" if back else f"It could not be returned to {format_size(size)}"
+            error = RolledBackError(f"{worse.error or failed + ' failed'}. {end}")
+            error.code = worse.error.code if worse.error else error.code
+            return replace(told, outcome=worse.outcome if worse.failed else "failed", error=error, target=size)
         error = RolledBackError(f"{_name(before)} was returned to {format_size(size)}, because {failed} failed")
         return replace(told, outcome="unchanged", error=error, target=size)
 
@@ -228,9 +279,11 @@ class _Rollout:
         self.sent.append(sent)
         if sent.accepted:
             self._standing[sent.socket] = sent.target
+        elif sent.accepted is None:
+            self._standing[sent.socket] = max(sent.target, self._standing.get(sent.socket, 0))
 
 
-def _standing(outcome: Outcome) -> Outcome:
+def _as_it_was(outcome: Outcome) -> Outcome:
     """Return the outcome of a guest that is left where it is."""
     return replace(outcome, target=outcome.actual_after)
 
@@ -264,14 +317,26 @@ def _more_than_there_is(snapshot: Snapshot, plan: Plan, allowance: Allowance) ->
     return [warning]
 
 
-def _infeasible(plan: Plan) -> InfeasibleError:
+def _rules_for_nobody(snapshot: Snapshot, policy: Policy) -> list[str]:
+    """Warn of rules for one guest that is not there: a name mistyped leaves the guest it was meant for without its rule."""
+    names = [sighting.condition.name for sighting in snapshot.sightings]
+    lost = [rule.match for rule in policy.rules if not glob.has_magic(rule.match) and rule.match not in names]
+    return [f"rules: no guest is called {', '.join(lost)}"] if lost else []
+
+
+def _infeasible(plan: Plan, allowance: Allowance) -> InfeasibleError:
     floors = sum(share.floor for share in plan.shares if share.alone is None)
-    charged = f" and {format_size(plan.charged)} that guests take which are left alone" if plan.charged else ""
+    alone = [share.condition.name for share in plan.shares if share.alone is not None and share.cost]
+    names = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+    charged = f" and {format_size(plan.charged)} are taken by guests that are left alone ({names})" if alone else ""
+    wait = "Wait until those can be moved, " if alone else ""
+    more = "lower the reserve" if allowance.budget is None else "raise the budget"
+    advice = f"{wait}{more}" if wait else more.capitalize()
     there = f"the budget of {format_size(plan.budget)}" if plan.budget > 0 else "the host has for them beyond its reserve"
     return InfeasibleError(
         f"the guests need at least {format_size(floors + plan.charged)}, {format_size(plan.missing)} more than {there}:"
-        f" {format_size(floors)} are their floors together{charged}. Nothing was touched. Raise the budget, move a guest away,"
-        " or give rules a lower min; without a min, a guest's floor is what it uses"
+        f" {format_size(floors)} are their floors together{charged}. Nothing was touched. {advice}, move a guest away, or"
+        " give rules a lower min; without a min, a guest's floor is what it uses"
     )
 
 

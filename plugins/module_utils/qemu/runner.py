@@ -26,7 +26,13 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
     So does the end of whoever waits for our output. Raises InterruptedRunError then, and whatever ``work`` raises.
     """
-    return asyncio.run(_interruptible(work))
+    try:
+        return asyncio.run(_interruptible(work))
+    except InterruptedRunError:
+        # Told to end already: a second signal must not keep the results from being written.
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        raise
 
 
 async def _interruptible(work: Coroutine[Any, Any, Result]) -> Result:

@@ -64,7 +64,7 @@ def parse_size(
         raise OptionError(f"{option}: {_quoted(text)} is nothing; {how}")
     if unit and not written and 0 < amount < MIB:
         raise OptionError(
-            f"{option}: a number alone means bytes, and {word} of them are next to nothing: did you mean {word}M?"
+            f"{option}: a number alone means bytes, and {word} of them are next to nothing: did you mean {word}M or {word}%?"
         )
     if relative and amount * 100 > most:
         raise OptionError(f"{option}: {_quoted(text)} is too much of {of}; percentages end at {most}%")

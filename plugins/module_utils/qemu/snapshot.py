@@ -12,19 +12,22 @@ from .constants import CONNECT_TIMEOUT_SECONDS, MIB, READ_TIMEOUT_SECONDS
 from .errors import MemoryLockedError, NoBalloonError, NoStatisticsError, QemuError, RefusedError, SameGuestError
 from .guest import Guest, read_fresh_stats, socket_name
 from .host import Host, ProcessMemory, process_memory, read_host
+from .moves import OWN_MEMORY
 from .policy import Condition
-from .sizes import Size
+from .sizes import Size, format_size
 from .targets import check_answers
-from .visits import Claims, Outcome, Visit, visit_all
+from .visits import Claims, Outcome, Visit, now, visit_all
 
-_QEMUS_OWN = 64 * MIB  # what a QEMU process takes at least, besides its guest's memory
+_QEMUS_OWN = 64 * MIB  # what a QEMU process is reckoned to take at least, besides its guest's memory
+_TOO_LITTLE_TO_TELL = 64 * MIB
 
 
 @dataclass(frozen=True)
 class Sighting:
     """A guest as it was seen. ``outcome`` is what came of looking at it, ``process`` what its process took then.
 
-    ``used`` is what it uses of its memory, in bytes, None where that is not known; ``obstacle`` is why it cannot be moved.
+    ``used`` is what it uses of its memory, in bytes, None where that is not known, and ``seen`` when that was, in the
+    loop's seconds; ``moving`` whether its memory was on the move; ``obstacle`` is why it cannot be moved.
     """
 
     outcome: Outcome
@@ -32,6 +35,8 @@ class Sighting:
     used: int | None
     obstacle: QemuError | None
     process: ProcessMemory | None
+    seen: float = 0.0
+    moving: bool = False
 
     @property
     def condition(self) -> Condition:
@@ -44,6 +49,7 @@ class Sighting:
             charge=self.charge,
             used=self.used or 0,
             alone=str(self.obstacle) if self.obstacle else None,
+            moving=self.moving,
         )
 
     @property
@@ -85,7 +91,7 @@ class Snapshot:
 
         The same as all memory less the reserve and what is not guests, and as steady as that.
         """
-        held = sum(sighting.held for sighting in self.sightings)
+        held = max(0, sum(sighting.held for sighting in self.sightings) - self.host.merged)
         own = sum(sighting.own for sighting in self.sightings)
         return min(self.host.total, held + self.host.available) - reserve.resolve(self.host.total) - own
 
@@ -104,12 +110,20 @@ async def take_snapshot(targets: Sequence[tuple[str, int]], moved: Callable[[str
             outcome=outcome,
             expected_uid=expected_uid,
             used=visit.used,
+            seen=visit.seen,
+            moving=visit.moving,
             obstacle=visit.obstacle or (outcome.error if outcome.failed else None),
             process=None if isinstance(outcome.error, SameGuestError) else process_memory(outcome.pid),
         )
         for outcome, visit, (_socket, expected_uid) in zip(outcomes, visits, targets)
     ]
     return Snapshot(host=_host(sightings), sightings=tuple(sightings))
+
+
+async def look_at_sizes(targets: Sequence[tuple[str, int]]) -> list[int | None]:
+    """Return what the guests behind ``(socket, expected uid)`` have now, None where that cannot be read."""
+    outcomes = await visit_all([_Glance(socket, expected_uid) for socket, expected_uid in targets])
+    return [outcome.actual_after for outcome in outcomes]
 
 
 def look_again(snapshot: Snapshot, outcomes: Sequence[Outcome]) -> Snapshot:
@@ -133,6 +147,8 @@ class _Look(Visit):
         self._moved = moved
         self._claims = claims
         self.used: int | None = None
+        self.seen = 0.0
+        self.moving = False
         self.obstacle: QemuError | None = None
 
     async def _work(self) -> None:
@@ -149,6 +165,8 @@ class _Look(Visit):
     async def _measure(self, guest: Guest) -> int:
         stats = await read_fresh_stats(self._client, guest.device)
         actual = await self._client.query_actual()
+        self.seen = now()
+        self.moving = actual != guest.actual
         self._learn(guest=replace(guest, actual=actual), actual_after=actual)
         available = stats.available if stats else None
         if available is None:
@@ -160,6 +178,14 @@ class _Look(Visit):
         return min(actual, most - available)
 
 
+class _Glance(Visit):
+    """A visit that only asks how much the guest has."""
+
+    async def _work(self) -> None:
+        await self._client.connect(CONNECT_TIMEOUT_SECONDS)
+        self._learn(outcome="unchanged", actual_after=await self._client.query_actual())
+
+
 def _check_comes_back(guest: Guest) -> None:
     """Check that the guest can give memory up, and that the host would get it."""
     check_answers(guest)
@@ -167,4 +193,11 @@ def _check_comes_back(guest: Guest) -> None:
         raise MemoryLockedError(
             f"{guest.name}'s memory is locked to its process (mem-lock, or a passed-through device) and would not come back to"
             " the host"
+        )
+    gave = guest.maximum - (guest.actual or 0)
+    kept = (guest.rss or 0) - (guest.actual or 0) - OWN_MEMORY
+    if gave > _TOO_LITTLE_TO_TELL and kept > gave * 3 // 4:
+        raise MemoryLockedError(
+            f"{guest.name}'s process still holds {format_size(guest.rss or 0)}, most of what the guest gave up: its memory does"
+            " not come back to the host"
         )

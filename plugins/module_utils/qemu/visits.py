@@ -70,11 +70,14 @@ class Claims:
     """Who serves which guest, among the visits of a task: over two monitors of one guest, two targets would fight."""
 
     def __init__(self) -> None:
-        self._sockets: dict[tuple[int | None, str], str] = {}
+        self._sockets: dict[tuple[int | None, str | None], str] = {}
 
     def claim(self, guest: Guest) -> None:
-        """Take the guest for the visit over its socket. Without a uuid nobody can tell. Raises SameGuestError."""
-        if guest.uuid is None:
+        """Take the guest for the visit over its socket. Raises SameGuestError.
+
+        A QEMU process runs one guest. Where neither the process nor a uuid can be seen, nobody can tell.
+        """
+        if guest.uuid is None and guest.pid is None:
             return
         other = self._sockets.setdefault((guest.pid, guest.uuid), guest.socket)
         if other != guest.socket:
