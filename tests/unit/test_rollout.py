@@ -341,11 +341,6 @@ class TestFailures:
             assert result.outcomes[0].outcome == "converged"
             assert peer.target == 160 * MIB
 
-    async def test_a_rule_for_a_guest_that_is_not_there(self, folder: Path) -> None:
-        async with serving(idle(folder, "db-old")) as peers:
-            rules = [{"match": "db-odl", "pin": True}, {"match": "web*", "max": "50%"}]
-            assert (await run(peers, rules=rules)).warnings == ("rules: no guest is called db-odl",)
-
     async def test_an_interrupt_leaves_no_target_out_of_reach(self, folder: Path) -> None:
         async with serving(starving(folder), idle(folder, speed=40 * MIB)) as (hungry, giver):
             task = asyncio.ensure_future(run([hungry, giver], budget="384M"))

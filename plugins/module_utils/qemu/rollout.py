@@ -9,7 +9,6 @@ where they stood. What other tools have left standing in QEMU nobody can see.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -76,7 +75,6 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
         warnings=(
             *_left_alone(snapshot),
             *_more_than_there_is(snapshot, plan, allowance),
-            *_rules_for_nobody(snapshot, policy),
         ),
     )
     if not plan.feasible:
@@ -315,13 +313,6 @@ def _more_than_there_is(snapshot: Snapshot, plan: Plan, allowance: Allowance) ->
         f" {format_size(max(0, there))}: the rest is used by others, or by QEMU itself"
     )
     return [warning]
-
-
-def _rules_for_nobody(snapshot: Snapshot, policy: Policy) -> list[str]:
-    """Warn of rules for one guest that is not there: a name mistyped leaves the guest it was meant for without its rule."""
-    names = [sighting.condition.name for sighting in snapshot.sightings]
-    lost = [rule.match for rule in policy.rules if not glob.has_magic(rule.match) and rule.match not in names]
-    return [f"rules: no guest is called {', '.join(lost)}"] if lost else []
 
 
 def _infeasible(plan: Plan, allowance: Allowance) -> InfeasibleError:
