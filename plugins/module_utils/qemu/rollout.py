@@ -72,10 +72,7 @@ async def apply_policy(targets: Sequence[tuple[str, int]], policy: Policy, allow
         plan=plan,
         reserve=allowance.reserve.resolve(snapshot.host.total) if allowance.budget is None else None,
         outcomes=tuple(_as_it_was(sighting.outcome) for sighting in snapshot.sightings),
-        warnings=(
-            *_left_alone(snapshot),
-            *_more_than_there_is(snapshot, plan, allowance),
-        ),
+        warnings=(*_left_alone(snapshot), *_more_than_there_is(snapshot, plan, allowance)),
     )
     if not plan.feasible:
         return replace(run, error=_infeasible(plan, allowance))

@@ -18,8 +18,10 @@ from .sizes import Size, format_size
 from .targets import check_answers
 from .visits import Claims, Outcome, Visit, now, visit_all
 
-_QEMUS_OWN = 64 * MIB  # what a QEMU process is reckoned to take at least, besides its guest's memory
-_TOO_LITTLE_TO_TELL = 64 * MIB
+# What a QEMU process is reckoned to take at least, besides its guest's memory. OWN_MEMORY is what it may take before that is
+# held to be its guest's: the one must not be too small a charge, the other not too small a doubt.
+_QEMUS_OWN = 64 * MIB
+_TOO_LITTLE_TO_TELL = 64 * MIB  # given up by the guest, to judge what became of it
 
 
 @dataclass(frozen=True)
